@@ -1,0 +1,65 @@
+# The verbs of this project; each makes what it needs first (`make help` lists them).
+# PYTHON=python3.12 picks another interpreter for the environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Small matrices on few cores: one thread per process, and no spinning while others work.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test check format docs bench train-tiny clean
+
+help: ## List the verbs
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make the environment in .venv
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Stentor needs Python 3.11 or newer, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-train: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
+	@touch $@
+
+demo: install ## Start a server, make three files in demo/ through its API, stop it
+	$(BIN)/python examples/demo.py --output demo
+
+serve: install ## Serve the built-in voice on http://127.0.0.1:8000 (ARGS="--port 9000")
+	$(BIN)/stentor serve $(ARGS)
+
+test: install ## Run all tests (ARGS="-k name")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install ## Lint, format check, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## Put the code in its standard form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: install ## Write the generated pages again: reference, benchmark tables
+	$(BIN)/python docs/generate.py
+
+bench: install ## Measure the engine and the server; results in benchmarks/results
+	$(BIN)/stentor bench engine --save benchmarks/results
+	$(BIN)/stentor bench serve --save benchmarks/results
+	$(BIN)/python docs/generate.py
+
+train-tiny: $(VENV)/.installed-train ## Train the built-in voice from scratch (about an hour on two cores)
+	$(BIN)/python -m training.train_tiny $(ARGS)
+
+clean: ## Remove the environment and everything generated
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""Waveforms in and out: load, resample, fetch, encode. Knows no models."""

@@ -1,0 +1,96 @@
+"""An asyncio load generator for any speech server that speaks OpenAI's API and streams raw PCM."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+
+from stentor.bench.level import Level, Timing
+from stentor.bench.machine import load_average
+from stentor.errors import ConfigError
+from stentor.metrics import PlayoutClock
+
+_BYTES_PER_SAMPLE = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server under load and how it is asked; `extra` goes into every request's body as it is."""
+
+    url: str
+    model: str = ""
+    voice: str = "default"
+    sample_rate_hz: int = 24_000
+    timeout_s: float = 300.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def body(self, text: str) -> dict[str, Any]:
+        """The JSON of one request."""
+        named = {"model": self.model} if self.model else {}
+        wanted = {"input": text, "voice": self.voice, "response_format": "pcm", "stream": True}
+        return {**named, **wanted, **self.extra}
+
+
+class SilentServerError(Exception):
+    """A request did not bring audio; the message says why."""
+
+
+async def run_level(target: Target, texts: Sequence[str], concurrency: int) -> Level:
+    """Say all `texts`, `concurrency` at a time: each caller sends its next one when its last has ended."""
+    limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    async with httpx2.AsyncClient(timeout=target.timeout_s, limits=limits, trust_env=False) as client:
+        waiting = iter(texts)
+        timings: list[Timing] = []
+        errors: list[str] = []
+        started_s = time.perf_counter()
+        callers = [_call(client, target, waiting, timings, errors) for _ in range(concurrency)]
+        await asyncio.gather(*callers)
+        wall_s = time.perf_counter() - started_s
+    return Level(concurrency, wall_s, timings, errors, load_average())
+
+
+def check_reachable(target: Target) -> None:
+    """Raise ConfigError with the server's own words if one short request brings no audio."""
+    level = asyncio.run(run_level(target, ["Hello."], 1))
+    if level.errors:
+        raise ConfigError(f"{target.url} does not speak: {level.errors[0]}")
+
+
+async def _call(
+    client: httpx2.AsyncClient, target: Target, texts: Iterable[str], timings: list[Timing], errors: list[str]
+) -> None:
+    for text in texts:
+        try:
+            timings.append(await _speak(client, target, text))
+        except (SilentServerError, httpx2.HTTPError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+
+
+async def _speak(client: httpx2.AsyncClient, target: Target, text: str) -> Timing:
+    arrivals: list[tuple[float, int]] = []
+    sent_s = time.perf_counter()
+    async with client.stream("POST", f"{target.url}/v1/audio/speech", json=target.body(text)) as response:
+        if response.status_code != 200:
+            raise SilentServerError(
+                f"HTTP {response.status_code}: {(await response.aread()).decode(errors='replace')}"
+            )
+        async for chunk in response.aiter_raw():
+            arrivals.append((time.perf_counter() - sent_s, len(chunk)))
+    total_s = time.perf_counter() - sent_s
+    if not arrivals:
+        raise SilentServerError("HTTP 200 without audio")
+    return measure(arrivals, total_s, target.sample_rate_hz)
+
+
+def measure(arrivals: Sequence[tuple[float, int]], total_s: float, sample_rate_hz: int) -> Timing:
+    """What a request's `arrivals` (seconds since sending, bytes of 16-bit mono PCM) mean for its listener."""
+    clock = PlayoutClock(sample_rate_hz)
+    for arrived_s, size_bytes in arrivals:
+        clock.arrived(size_bytes // _BYTES_PER_SAMPLE, arrived_s)
+    gaps = tuple(later[0] - earlier[0] for earlier, later in itertools.pairwise(arrivals))
+    audio_s = sum(size for _, size in arrivals) / _BYTES_PER_SAMPLE / sample_rate_hz
+    return Timing(arrivals[0][0], total_s, audio_s, gaps, clock.underruns, clock.starved_s)

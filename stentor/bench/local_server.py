@@ -1,0 +1,65 @@
+"""A server of our own on a free loopback port, for as long as a benchmark, a demo or a test needs it."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from stentor.errors import InternalError
+
+
+class LocalServer:
+    """`stentor serve` as a child process; a context manager that gives its URL and stops it at the end.
+
+    Raises InternalError, with the last lines that the server wrote, if it does not become ready.
+    """
+
+    def __init__(self, arguments: Sequence[str] = (), *, timeout_s: float = 300.0) -> None:
+        self.url = ""
+        self._command = [sys.executable, "-m", "stentor", "serve", "--port", "0", *arguments]
+        self._timeout_s = timeout_s
+        self._process: subprocess.Popen[str] | None = None
+        self._log: list[str] = []
+
+    def __enter__(self) -> "LocalServer":
+        process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        self._process = process
+        threading.Thread(target=self._keep_log, args=(process,), daemon=True).start()
+        watchdog = threading.Timer(self._timeout_s, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None, "asked for above"
+            line = process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        found = re.search(r"http://\S+", line)
+        if found is None:
+            self.stop()
+            raise InternalError("the server did not start:\n" + "".join(self._log[-20:]))
+        self.url = found.group()
+        return self
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """Ask it to stop, wait, and give its exit status; kill it when it does not stop in time."""
+        process = self._process
+        assert process is not None, "entered before"
+        process.terminate()
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _keep_log(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stderr is not None, "asked for above"
+        for line in process.stderr:
+            self._log = [*self._log[-200:], line]

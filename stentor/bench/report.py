@@ -1,0 +1,104 @@
+"""A benchmark's result: one document, shown as a table for people and one JSON line, last, for machines."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import stentor
+from stentor.bench.level import Level
+from stentor.bench.machine import commit, this_machine, versions
+from stentor.errors import ConfigError
+
+# Column: heading, key in the row. The keys are those of `Level.row`.
+COLUMNS = {
+    "concurrency": "concurrency",
+    "audio s/s": "audio_s_per_s",
+    "req/s": "requests_per_s",
+    "TTFA p50 ms": "ttfa_p50_ms",
+    "TTFA p95 ms": "ttfa_p95_ms",
+    "ITL p50 ms": "itl_p50_ms",
+    "RTF p50": "rtf_p50",
+    "underruns": "underruns",
+    "errors": "errors",
+    "load": "load",
+}
+
+
+def document(
+    benchmark: str, model: str, levels: Sequence[Level], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The result with everything that its figures depend on."""
+    return {
+        "benchmark": benchmark,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "model": model,
+        "stentor": stentor.__version__,
+        "commit": commit(),
+        "machine": _as_dict(),
+        "versions": versions(),
+        "settings": dict(settings),
+        "rows": [level.row() for level in levels],
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
+    """The rows as a Markdown table, right-aligned, columns that are empty throughout left out."""
+    shown = {
+        heading: key
+        for heading, key in (columns or COLUMNS).items()
+        if any(row.get(key) is not None for row in rows)
+    }
+    cells = [[_cell(row.get(key)) for key in shown.values()] for row in rows]
+    widths = [max(len(line[i]) for line in [list(shown), *cells]) for i in range(len(shown))]
+    lines = [_line(shown, widths), "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"]
+    return "\n".join(lines + [_line(line, widths) for line in cells])
+
+
+def save(result: Mapping[str, Any], path: Path) -> Path:
+    """Write the result; a folder gets a file named by date, benchmark, machine, model and commit.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    if path.is_dir():
+        path = path / file_name(result)
+    try:
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigError(f"cannot save to {str(path)!r}: {error.strerror}") from None
+    return path
+
+
+def file_name(result: Mapping[str, Any]) -> str:
+    """`2026-11-21-serve-amd-epyc-stentor-tiny-0123abcd.json`."""
+    machine = result["machine"]
+    hardware = (machine["gpus"] or [machine["processor"]])[0].split(",")[0]
+    parts = (result["date"], result["benchmark"], hardware, Path(result["model"]).name, result["commit"])
+    return "-".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-").lower() for part in parts) + ".json"
+
+
+def _as_dict() -> dict[str, Any]:
+    machine = this_machine()
+    return {
+        name: getattr(machine, name)
+        for name in ("system", "python", "processor", "cores", "instructions", "gpus")
+    } | {"memory_gib": round(machine.memory_bytes / 2**30, 1) if machine.memory_bytes else None}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and abs(value) < 100
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _line(cells: Any, widths: Sequence[int]) -> str:
+    return "| " + " | ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) + " |"

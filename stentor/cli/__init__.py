@@ -1,0 +1,1 @@
+"""The command line, one command per file; errors become one line on stderr."""

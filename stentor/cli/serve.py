@@ -1,0 +1,115 @@
+"""`stentor serve`: takes the port, loads the model, answers HTTP until it is told to stop."""
+
+import logging
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from stentor.cli.options import choose_model, with_settings
+from stentor.config import Config, ServerConfig, override
+from stentor.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stentor.pipeline.pipeline import Pipeline
+    from stentor.request import ModelInfo
+
+
+@with_settings("model", "engine", "vocoder", "reference", "pipeline", "server")
+def serve(
+    config: Config,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="Folder or hub id of a checkpoint; by default the built-in voice."
+        ),
+    ] = None,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's audio API."""
+    config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
+    logging.basicConfig(
+        level=config.server.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    listener = take_port(config.server)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with listener:
+            _load_and_answer(config, listener)
+    except KeyboardInterrupt:
+        logging.getLogger(__name__).info("stopped")
+
+
+def take_port(config: ServerConfig) -> socket.socket:
+    """A bound socket that does not listen yet: the port is ours, clients are refused until the model is in.
+
+    Raises:
+        ConfigError: the address is wrong or the port is in use.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError(f"--host {config.host!r} is no address of this machine: {error}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Rebinding at once after a restart; a port on which somebody listens is still refused.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
+            "stop what uses it, or choose another with --port (0 takes a free one)"
+        ) from None
+    return listener
+
+
+def _load_and_answer(config: Config, listener: socket.socket) -> None:
+    from stentor.tts import build_pipeline
+
+    info, pipeline = build_pipeline(config)
+    try:
+        pipeline.start()
+        _answer(config, info, pipeline, listener)
+    finally:
+        pipeline.close()
+
+
+def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: socket.socket) -> None:
+    import uvicorn
+
+    from stentor.server.app import create_app
+    from stentor.voices import VoiceStore
+
+    host, port = listener.getsockname()[:2]
+
+    class Server(uvicorn.Server):
+        """Says on stdout when it is ready, so that a script can wait for the line and read the address."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if not self.should_exit:
+                print(f"Stentor serves {info.name} on http://{_in_url(host)}:{port}", flush=True)
+
+    app = create_app(pipeline, info, VoiceStore(info.checkpoint), config)
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        timeout_graceful_shutdown=round(config.server.shutdown_timeout_s),
+        server_header=False,
+    )
+    Server(settings).run(sockets=[listener])
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

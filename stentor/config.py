@@ -1,0 +1,236 @@
+"""Every setting there is, one frozen dataclass per concern, composed in `Config`.
+
+The only reader of STENTOR_* variables. Each field carries a help text, from which the command line's flags,
+the environment names (`STENTOR_<SECTION>_<FIELD>`) and the reference page are generated.
+"""
+
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, cast
+
+from stentor.errors import ConfigError
+
+
+def setting(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A field with a default, the sentence that documents it everywhere, and its inclusive bounds."""
+    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint is served, and in which arithmetic."""
+
+    model: str = setting("", "Folder or hub id of the checkpoint; empty means the built-in voice.")
+    load_format: Literal["auto", "dummy"] = setting(
+        "auto", "'dummy' fills the checkpoint's configuration with random weights (for benchmarks)."
+    )
+    device: str = setting("auto", "Where the model runs: 'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = setting(
+        "auto", "Arithmetic of the language model; 'auto' is bfloat16 on a GPU and float32 on a CPU."
+    )
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the autoregressive loop shares its memory and its steps."""
+
+    max_running_requests: int = setting(16, "Sequences that decode together, at most.", minimum=1)
+    max_context: int = setting(
+        4096, "Positions of one sequence (prompt, reference and generated rows), at most.", minimum=16
+    )
+    block_size: int = setting(16, "Positions in one block of the paged KV cache.", minimum=1)
+    kv_cache_bytes: int = setting(
+        0,
+        "Bytes for the KV cache; 0 sizes it by the running requests and the context, within the free memory.",
+        minimum=0,
+    )
+    prefix_caching: bool = setting(True, "Keep the KV blocks of known prompts and voices for reuse.")
+    max_prefill_tokens: int = setting(2048, "Prompt positions that one step may prefill, at most.", minimum=1)
+    attention_backend: str = setting("auto", "'auto' or the name of an attention backend ('sdpa').")
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """When codes become sound."""
+
+    initial_chunk_frames: int = setting(
+        2,
+        "Frames (40 ms each) in the first chunk of a stream; it comes as soon as these samples are exact.",
+        minimum=1,
+    )
+    max_chunk_frames: int = setting(
+        50, "Frames in a chunk once the listener is well ahead, at most.", minimum=1
+    )
+    max_batch_frames: int = setting(
+        600, "Frames that one vocoder round decodes over all streams, at most.", minimum=1
+    )
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "Arithmetic of the vocoder.")
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """What may serve as the recording of a voice."""
+
+    allowed_folder: str = setting(
+        "", "Local reference files are read only below this folder; empty refuses them."
+    )
+    allow_urls: bool = setting(True, "Fetch references from public http(s) addresses.")
+    max_seconds: float = setting(30.0, "Longest reference, in seconds.", minimum=0.1)
+    max_bytes: int = setting(10 * 2**20, "Largest reference file, in bytes.", minimum=1)
+    fetch_timeout_s: float = setting(10.0, "Seconds until fetching a reference is given up.", minimum=0.1)
+    cache_bytes: int = setting(64 * 2**20, "Memory for encoded references, in bytes.", minimum=0)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """How the stages are run and how much may wait."""
+
+    workers: Literal["thread", "process"] = setting("process", "Run stages as threads or as processes.")
+    threads_per_worker: int = setting(
+        1, "Torch threads of one worker; more than the free cores makes all slower.", minimum=1
+    )
+    max_requests: int = setting(
+        64, "Requests in the house (running, waiting or unread) before new ones get 503.", minimum=1
+    )
+    link_credits: int = setting(32, "Messages under way on one link before its sender waits.", minimum=1)
+    start_timeout_s: float = setting(
+        300.0, "Seconds until a worker that does not come up is an error.", minimum=0.1
+    )
+    restart_limit: int = setting(
+        10, "Restarts of one worker within a minute before the pipeline gives up.", minimum=0
+    )
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The HTTP front door."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    served_model_name: str = setting("", "Name of the model in the API; empty takes the checkpoint's.")
+    max_input_chars: int = setting(4096, "Longest input text, in characters.", minimum=1)
+    write_timeout_s: float = setting(60.0, "Seconds that a client may leave its stream unread.", minimum=0.1)
+    shutdown_timeout_s: float = setting(
+        10.0, "Seconds that running requests get to finish after SIGTERM or Ctrl-C.", minimum=0
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = setting("info", "How much is logged to stderr.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one running Stentor."""
+
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    vocoder: VocoderConfig = VocoderConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+    server: ServerConfig = ServerConfig()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of one section, as data: what flags, variables and the reference page are made of."""
+
+    section: str
+    name: str
+    type: Any
+    default: Any
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @property
+    def environment_name(self) -> str:
+        """The variable that sets it, for example STENTOR_ENGINE_BLOCK_SIZE."""
+        return f"STENTOR_{self.section}_{self.name}".upper()
+
+    @property
+    def flag(self) -> str:
+        """The command line's flag: the field's name, behind the section's where the name is not unique."""
+        return "--" + flag_name(self.section, self.name).replace("_", "-")
+
+    def check(self, value: Any) -> None:
+        """Refuse a value of another type, outside the choices or outside the bounds, with a ConfigError."""
+        name = f"{self.flag} ({self.environment_name})"
+        choices = typing.get_args(self.type) if typing.get_origin(self.type) is Literal else ()
+        if choices:
+            if value not in choices:
+                raise ConfigError(f"{name} is {value!r}, but must be one of {', '.join(choices)}")
+            return
+        if type(value) is not self.type and not (self.type is float and type(value) is int):
+            raise ConfigError(f"{name} is {value!r}, but must be of type {self.type.__name__}")
+        if self.minimum is not None and not value >= self.minimum:
+            raise ConfigError(f"{name} is {value!r}, but must be at least {self.minimum:g}")
+        if self.maximum is not None and not value <= self.maximum:
+            raise ConfigError(f"{name} is {value!r}, but must be at most {self.maximum:g}")
+
+
+def flag_name(section: str, name: str) -> str:
+    """The field's name, prefixed by its section where another section has a field of that name."""
+    owners = [s.name for s in fields(Config) for f in fields(cast(Any, s.type)) if f.name == name]
+    if len(owners) == 1 or owners[0] == section:
+        return name
+    return f"{section}_{name}"
+
+
+def settings() -> Iterator[Setting]:
+    """Every setting, in the order of the sections."""
+    for section in fields(Config):
+        kind = cast(Any, section.type)
+        hints = typing.get_type_hints(kind)
+        for item in fields(kind):
+            yield Setting(section.name, item.name, hints[item.name], item.default, **item.metadata)
+
+
+def from_environment(environment: Mapping[str, str] | None = None, base: Config | None = None) -> Config:
+    """`base` (the defaults), overridden by the STENTOR_* variables of `environment` (the process's own).
+
+    Raises:
+        ConfigError: a variable's value does not fit its type, or a STENTOR_* variable is unknown.
+    """
+    environment = os.environ if environment is None else environment
+    known = {item.environment_name: item for item in settings()}
+    values: dict[str, dict[str, Any]] = {}
+    for name, text in environment.items():
+        if not name.startswith("STENTOR_"):
+            continue
+        if name not in known:
+            raise ConfigError(f"unknown variable {name}; see docs/reference/config.md for the known ones")
+        item = known[name]
+        values.setdefault(item.section, {})[item.name] = parse(item, text)
+    return override(base or Config(), values)
+
+
+def override(config: Config, values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """`config` with the given fields, by section, replaced. Raises ConfigError where a value does not fit."""
+    changed = {name: replace(getattr(config, name), **section) for name, section in values.items()}
+    return check(replace(config, **changed))
+
+
+def check(config: Config) -> Config:
+    """`config` itself, if every value fits its setting; raises ConfigError for the first that does not."""
+    for item in settings():
+        item.check(getattr(getattr(config, item.section), item.name))
+    return config
+
+
+def parse(item: Setting, text: str) -> Any:
+    """The value that `text` means for this setting; whether it fits is `Setting.check`'s to say.
+
+    Raises:
+        ConfigError: it means none.
+    """
+    kind = item.type
+    if kind is str or typing.get_origin(kind) is Literal:
+        return text
+    if kind is bool:
+        if text.lower() not in ("1", "0", "true", "false"):
+            raise ConfigError(f"{item.environment_name}={text!r}: must be true or false")
+        return text.lower() in ("1", "true")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ConfigError(f"{item.environment_name}={text!r}: must be of type {kind.__name__}") from None

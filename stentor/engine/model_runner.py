@@ -1,0 +1,172 @@
+"""Runs a model over a batch: turns what the scheduler decided into tensors, and tensors into rows."""
+
+from collections.abc import Sequence as Rows
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stentor.engine.kv_cache import KVCache
+from stentor.engine.model import SpeechLM
+from stentor.engine.noise import stream_key
+from stentor.engine.sampler import GREEDY_TEMPERATURE, advance
+from stentor.engine.scheduler import Removal
+from stentor.engine.sequence import Sequence
+from stentor.engine.state import BatchState, Status
+from stentor.layers.attention import AttentionBackend
+from stentor.layers.context import DecodeBatch, PrefillBatch, PrefillSpan
+from stentor.request import Array
+
+# Block tables are cut to the longest sequence of the batch, in steps of this many blocks, so that shapes repeat.
+_BLOCKS_STEP = 4
+# The smallest set of candidates, so that a request's top_k seldom changes the shape of the sampler's work.
+_CANDIDATES_STEP = 64
+
+
+class ModelRunner:
+    """One model, its cache and the state of its batch. Slots are rows of the batch, as the scheduler numbers them."""
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        attention: AttentionBackend,
+        cache: KVCache,
+        max_running: int,
+        max_context: int,
+        block_size: int,
+    ) -> None:
+        self._model = model
+        self._attention = attention
+        self._cache = cache
+        self._block_size = block_size
+        self._pads = model.device.type == "cpu" and model.shape.dtype in (torch.float32, torch.float64)
+        max_blocks = -(-max_context // block_size) + _BLOCKS_STEP
+        size = max(max_running, self._padded(1))
+        self._state = BatchState.allocate(size, model.shape.num_codebooks, max_blocks, model.device)
+        self._candidates = 0
+
+    @torch.inference_mode()
+    def prefill(self, sequences: Rows[Sequence], first_slot: int) -> Array:
+        """Compute the prompts of new sequences, in the slots from `first_slot` on, and draw their first rows.
+
+        Returns:
+            int64 [num_sequences, num_codebooks + 1], as `advance` reports.
+        """
+        for slot, sequence in enumerate(sequences, first_slot):
+            self._write_row(slot, sequence)
+        prompts = [sequence.prompt[sequence.num_cached :] for sequence in sequences]
+        prompt = torch.from_numpy(np.concatenate(prompts)).to(self._model.device, torch.int64)
+        batch = self._prefill_batch(sequences)
+        hidden = self._model.embed_prompt(prompt)
+        hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
+        last = torch.tensor([span.end - 1 for span in batch.spans], device=hidden.device)
+        logits = self._model.logits(hidden[last])
+        state = self._state.rows(first_slot, first_slot + len(sequences))
+        return self._read(advance(logits, state, self._model.shape, self._candidates))
+
+    @torch.inference_mode()
+    def decode(self, num_running: int, longest: int) -> Array:
+        """One step of the sequences in the slots before `num_running`, the longest of which has `longest` positions.
+
+        Returns:
+            int64 [num_running, num_codebooks + 1], as `advance` reports.
+        """
+        wanted = -(-(longest // self._block_size + 1) // _BLOCKS_STEP) * _BLOCKS_STEP
+        record = self._decode(self._padded(num_running), wanted, self._candidates)
+        return self._read(record[:num_running])
+
+    def _decode(self, size: int, num_blocks: int, candidates: int) -> Tensor:
+        """The step itself: no look at a value, no shape that depends on one; three numbers choose its graph."""
+        state = self._state.rows(0, size)
+        block = state.positions // self._block_size
+        slots = state.block_tables.gather(1, block[:, None])[:, 0] * self._block_size
+        slots = slots + state.positions % self._block_size
+        batch = DecodeBatch(state.positions, slots, state.block_tables[:, :num_blocks])
+        hidden = self._model.embed_rows(state.last_rows)
+        hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
+        running = state.status == Status.RUNNING
+        record = advance(self._model.logits(hidden), state, self._model.shape, candidates)
+        state.positions.add_(running)
+        return record
+
+    def set_sampling(self, running: Rows[Sequence]) -> None:
+        """Choose the sampler's work for a new batch: none if all is greedy, else enough for every top_k."""
+        self._candidates = max((self._candidates_of(sequence) for sequence in running), default=0)
+
+    def extend(self, extended: list[tuple[int, int, int]]) -> None:
+        """Enter further blocks, each (slot, index in its table, block), into the block tables."""
+        if extended:
+            slots, indices, blocks = torch.tensor(extended, device=self._model.device).unbind(1)
+            self._state.block_tables[slots, indices] = blocks
+
+    def release(self, removal: Removal) -> None:
+        """A sequence left: the last row of the batch takes its place."""
+        if removal.slot != removal.last:
+            self._state.write_row(removal.slot, self._state.copy_row(removal.last))
+        self._state.clear_row(removal.last)
+
+    def save(self, removal: Removal) -> None:
+        """Put a sequence aside that makes room, exactly as it is; to be called before `release`."""
+        row = self._state.copy_row(removal.slot)
+        removal.sequence.saved = (row, self._cache.copy_out(removal.blocks))
+
+    def restore(self, sequence: Sequence, slot: int) -> None:
+        """Continue a saved sequence in another slot and other blocks."""
+        row, saved = sequence.saved
+        sequence.saved = None
+        self._cache.copy_in(sequence.blocks[: saved.shape[1]], saved)
+        self._state.write_row(slot, row)
+        self._write_blocks(slot, sequence)
+
+    def _padded(self, size: int) -> int:
+        # A matrix product of three or fewer rows takes another kernel in float32 on a CPU, which rounds
+        # otherwise than larger ones do: a request alone would not get the codes that it gets in a batch.
+        return max(size, 4) if self._pads else size
+
+    def _candidates_of(self, sequence: Sequence) -> int:
+        sampling = sequence.sampling
+        temperature, top_k = sampling.temperature or 0.0, sampling.top_k or 0
+        if temperature <= GREEDY_TEMPERATURE or top_k == 1:
+            return 0
+        if not top_k:
+            return self._model.shape.codebook_size
+        return -(-top_k // _CANDIDATES_STEP) * _CANDIDATES_STEP
+
+    def _prefill_batch(self, sequences: Rows[Sequence]) -> PrefillBatch:
+        device = self._model.device
+        spans: list[PrefillSpan] = []
+        positions: list[Tensor] = []
+        slots: list[Tensor] = []
+        start = 0
+        for sequence in sequences:
+            context = len(sequence.prompt)
+            blocks = torch.tensor(sequence.blocks, device=device)
+            position = torch.arange(sequence.num_cached, context, device=device)
+            positions.append(position)
+            slots.append(blocks[position // self._block_size] * self._block_size + position % self._block_size)
+            spans.append(PrefillSpan(start, start + len(position), context, blocks))
+            start += len(position)
+        return PrefillBatch(torch.cat(positions), torch.cat(slots), tuple(spans))
+
+    def _write_row(self, slot: int, sequence: Sequence) -> None:
+        state, sampling = self._state, sequence.sampling
+        state.clear_row(slot)
+        state.status[slot] = Status.RUNNING
+        state.positions[slot] = len(sequence.prompt)
+        state.countdown[slot] = -1
+        state.max_rows[slot] = sequence.max_rows
+        state.guard_rows[slot] = sequence.guard_rows or sequence.max_rows + 1
+        state.noise_key[slot] = stream_key(sampling.seed or 0)
+        state.temperature[slot] = sampling.temperature or 0.0
+        state.top_p[slot] = sampling.top_p if sampling.top_p is not None else 1.0
+        state.top_k[slot] = sampling.top_k or 0
+        self._write_blocks(slot, sequence)
+
+    def _write_blocks(self, slot: int, sequence: Sequence) -> None:
+        row = self._state.block_tables[slot]
+        row.zero_()
+        row[: len(sequence.blocks)] = torch.tensor(sequence.blocks, device=row.device)
+
+    @staticmethod
+    def _read(record: Tensor) -> Array:
+        return record.cpu().numpy()

@@ -1,0 +1,1 @@
+"""Neural blocks, each with one signature whatever the backend."""

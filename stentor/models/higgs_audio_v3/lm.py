@@ -1,0 +1,97 @@
+"""The language model of Higgs Audio v3: a Qwen3 backbone over text ids and rows of eight codes."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stentor.engine.model import LMShape
+from stentor.layers.attention import AttentionBackend
+from stentor.layers.context import Batch
+from stentor.layers.rotary import RotaryTable
+from stentor.layers.transformer import Attend, BlockShape, BlockWeights, DecoderBlock, fuse
+from stentor.models.higgs_audio_v3.config import V3Config
+
+Read = Callable[[str], Tensor]
+
+
+class HiggsLM:
+    """Implements `SpeechLM`; one table of [num_codebooks * codebook_size, hidden_size] embeds the codes of a row
+    (their sum) and, where the checkpoint ties them, scores the next (row index: codebook * codebook_size + code).
+    """
+
+    def __init__(self, config: V3Config, read: Read, dtype: torch.dtype, device: torch.device) -> None:
+        """Read the weights by their names in the checkpoint, one layer after the other."""
+
+        def load(name: str) -> Tensor:
+            return read(name).to(device, dtype)
+
+        self.device = device
+        self.shape = LMShape(
+            num_codebooks=config.num_codebooks,
+            codebook_size=config.codebook_size,
+            begin_code=config.begin_code,
+            end_code=config.end_code,
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            max_positions=config.max_positions,
+            dtype=dtype,
+        )
+        self._hidden_size, self._norm_eps = config.hidden_size, config.norm_eps
+        self._text_embedding = load("tied.embedding.text_embedding.weight")
+        self._code_embedding = load("tied.embedding.modality_embeddings.0.embedding.weight")
+        self._head = self._code_embedding
+        if not config.tied_heads:
+            self._head = load("tied.head.modality_heads.0.weight")
+        self._blocks = [_block(config, load, layer) for layer in range(config.num_layers)]
+        self._norm = load("body.norm.weight")
+        self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta, dtype, device)
+        self._offsets = torch.arange(config.num_codebooks, device=device) * config.codebook_size
+
+    def embed_prompt(self, prompt: Tensor) -> Tensor:
+        """See `SpeechLM.embed_prompt`."""
+        is_text = prompt[:, :1] >= 0
+        text = F.embedding(prompt[:, 0].clamp(min=0), self._text_embedding)
+        return torch.where(is_text, text, self.embed_rows(prompt[:, 1:]))
+
+    def embed_rows(self, rows: Tensor) -> Tensor:
+        """See `SpeechLM.embed_rows`."""
+        # The sum stays in the model's dtype, as in training: a float32 sum drifts away from it step by step.
+        return F.embedding(rows.clamp(min=0) + self._offsets, self._code_embedding).sum(dim=1)
+
+    def forward(self, hidden: Tensor, batch: Batch, cache: Tensor, attention: AttentionBackend) -> Tensor:
+        """See `SpeechLM.forward`."""
+        attend = Attend(attention, cache, self._rotary, batch)
+        for layer, block in enumerate(self._blocks):
+            hidden = block(hidden, attend, layer)
+        return F.rms_norm(hidden, (self._hidden_size,), self._norm, self._norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `SpeechLM.logits`."""
+        scores = F.linear(hidden, self._head)
+        if scores.dtype != torch.float64:
+            scores = scores.float()
+        return scores.view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
+
+
+def _block(config: V3Config, load: Read, layer: int) -> DecoderBlock:
+    def part(name: str) -> Tensor:
+        return load(f"body.layers.{layer}.{name}.weight")
+
+    query_norm = part("self_attn.q_norm").expand(config.num_heads, -1)
+    key_norm = part("self_attn.k_norm").expand(config.num_kv_heads, -1)
+    weights = BlockWeights(
+        input_norm=part("input_layernorm"),
+        qkv=fuse(*(part(f"self_attn.{name}_proj") for name in "qkv")),
+        qk_norm=fuse(query_norm, key_norm),
+        output=part("self_attn.o_proj"),
+        post_norm=part("post_attention_layernorm"),
+        gate_up=fuse(part("mlp.gate_proj"), part("mlp.up_proj")),
+        down=part("mlp.down_proj"),
+    )
+    shape = BlockShape(
+        config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim, config.norm_eps
+    )
+    return DecoderBlock(shape, weights)

@@ -1,0 +1,1 @@
+"""Runs stages anywhere and ends every request exactly once."""

@@ -1,0 +1,172 @@
+"""What travels through the pipeline: the request and the records that the stages turn it into.
+
+All records are immutable and made of plain values and numpy arrays, so that the same record crosses a
+thread as it is and a process as msgpack with its arrays in shared memory. In request order:
+
+    SpeechRequest -> preprocess -> Prompt -> encode -> Prompt -> generate -> Frames -> vocode -> Audio
+
+What no model could serve (a blank text, a temperature that is not a number) cannot be made: it raises a
+RequestError.
+"""
+
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from stentor.errors import RequestError
+
+Array = np.ndarray[Any, Any]
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended: by itself, at `max_new_tokens`, or cut by the runaway guard."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    RUNAWAY = "runaway"
+
+
+class SamplingParams(msgspec.Struct, frozen=True):
+    """How codes are drawn; None means the checkpoint's default (its `generation_config.json`).
+
+    `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 mean no cut; `seed` None draws a fresh one;
+    `max_new_tokens` counts rows (one step of the loop, 40 ms of audio).
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("temperature", self.temperature, float, "at least 0", lambda value: value >= 0)
+        _check_number("top_p", self.top_p, float, "above 0 and at most 1", lambda value: 0 < value <= 1)
+        _check_number("top_k", self.top_k, int, "at least 0 (0 means no cut)", lambda value: value >= 0)
+        _check_number("seed", self.seed, int, "from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
+        _check_number("max_new_tokens", self.max_new_tokens, int, "at least 1", lambda value: value >= 1)
+
+
+def _check_number(
+    name: str, value: float | None, kind: type[float], bounds: str, fits: Callable[[float], bool]
+) -> None:
+    if value is None:
+        return
+    known = isinstance(value, (kind, int)) and not isinstance(value, bool)
+    if not (known and math.isfinite(value) and fits(value)):
+        noun = "a whole number" if kind is int else "a number"
+        raise RequestError(f"{name} is {value!r}, but must be {noun} {bounds}", param=name)
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """The recording of a voice to clone: `audio` or `codes`, and what is said in it, if known.
+
+    `audio` is a path, an http(s) URL, a data URI, base64 text or the bytes of an audio file;
+    `codes` is an integer array [num_frames, num_codebooks], before the delay pattern.
+    """
+
+    audio: str | bytes | None = None
+    codes: Array | None = None
+    text: str | None = None
+
+
+class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
+    """What the user asked for, validated.
+
+    `check_tags` refuses unknown control tags; `stream` asks for chunks as early as exactness allows;
+    `initial_chunk_frames` is the size of the first chunk in frames (None: the vocoder decides);
+    `return_codes` puts the generated codes into the last `Audio`.
+    """
+
+    request_id: str
+    text: str
+    reference: Reference | None = None
+    sampling: SamplingParams = SamplingParams()
+    runaway_guard: bool = True
+    check_tags: bool = True
+    stream: bool = False
+    initial_chunk_frames: int | None = None
+    return_codes: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise RequestError(
+                f"the text is of type {type(self.text).__name__}, but must be a string", param="input"
+            )
+        if not self.text.strip():
+            raise RequestError("the text is empty: give at least one word to say", param="input")
+
+
+class Prompt(msgspec.Struct, frozen=True, tag=True):
+    """A request ready for the model, before (`reference_waveform`) or after (`reference_codes`) encoding.
+
+    `token_ids` is the prompt as ids, int32 [num_tokens]; the rows of the reference (delayed codes, one
+    position each) belong before `token_ids[reference_start]` and take no place in it. The waveform is mono
+    float32 [num_samples] at the codec's rate, the codes are integers [num_frames, num_codebooks], before the
+    delay pattern. `sampling` has no None left; `max_rows` is the runaway guard's limit (None: guard off).
+    """
+
+    request: SpeechRequest
+    token_ids: Array
+    sampling: SamplingParams
+    max_rows: int | None = None
+    reference_start: int = 0
+    reference_waveform: Array | None = None
+    reference_codes: Array | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of one request: prompt positions (with those of the reference) and generated rows."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Frames(msgspec.Struct, frozen=True, tag=True):
+    """The next frames of a stream, uint16 [num_frames, num_codebooks], special codes already replaced.
+
+    `request` comes with the first of a stream; `finish_reason` and `usage` with the last (maybe empty) one.
+    """
+
+    codes: Array
+    request: SpeechRequest | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class Audio(msgspec.Struct, frozen=True, tag=True):
+    """The next chunk of a stream: mono float32 [num_samples] in [-1, 1] at `sample_rate_hz`.
+
+    The last one carries `finish_reason`, `usage` and, if asked for, all `codes` [num_frames, num_codebooks].
+    """
+
+    waveform: Array
+    sample_rate_hz: int
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    codes: Array | None = None
+
+
+Record = SpeechRequest | Prompt | Frames | Audio
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What the front doors may know of a model without loading it.
+
+    One frame is `samples_per_frame` samples; `context_limit` counts positions; `sampling` are the
+    checkpoint's own defaults, with no None but `seed`; `control_tags` are in full (`<|prosody:pause|>`).
+    """
+
+    name: str
+    checkpoint: str
+    sample_rate_hz: int
+    samples_per_frame: int
+    num_codebooks: int
+    codebook_size: int
+    control_tags: tuple[str, ...]
+    context_limit: int
+    sampling: SamplingParams

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP front door; it is handed a pipeline and never builds one."""

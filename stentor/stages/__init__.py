@@ -1,0 +1,1 @@
+"""The kinds of work, in request order: preprocess, encode, generate, vocode."""

@@ -1,0 +1,85 @@
+"""The stage that turns prompts into frames: one engine, one frame per sequence and step."""
+
+import numpy as np
+
+from stentor.engine.engine import Engine
+from stentor.engine.model import LMShape
+from stentor.engine.sequence import Output, Sequence, delay
+from stentor.errors import RequestError
+from stentor.request import Array, Frames, Prompt
+from stentor.stages.base import Payload
+
+
+class GenerateStage:
+    """Prompt in, Frames out: the first of a request names it, the last says why it ended."""
+
+    def __init__(self, engine: Engine, shape: LMShape) -> None:
+        self._engine = engine
+        self._shape = shape
+        self._prompts: dict[str, Prompt] = {}  # whose request has not been handed on yet
+
+    def add(self, payload: Payload) -> None:
+        """Queue a prompt. Raises RequestError if it cannot fit the context."""
+        assert isinstance(payload.data, Prompt)
+        sequence = self._sequence(payload.request_id, payload.data)
+        self._engine.add(sequence)
+        self._prompts[payload.request_id] = payload.data
+
+    def step(self) -> list[Payload]:
+        """One step of the engine."""
+        return [self._payload(output) for output in self._engine.step()]
+
+    def abort(self, request_id: str) -> None:
+        """Free the sequence's blocks."""
+        self._engine.abort(request_id)
+        self._prompts.pop(request_id, None)
+
+    def has_work(self) -> bool:
+        """Is any sequence running or waiting."""
+        return self._engine.has_work()
+
+    def stats(self) -> dict[str, float]:
+        """The engine's gauges."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """Nothing but memory to give back."""
+        self._prompts.clear()
+
+    def _sequence(self, request_id: str, prompt: Prompt) -> Sequence:
+        matrix = prompt_matrix(prompt, self._shape)
+        max_rows = prompt.sampling.max_new_tokens
+        assert max_rows is not None, "preprocess resolves every default"
+        if len(matrix) + max_rows > self._engine.max_context:
+            raise RequestError(
+                f"the prompt ({len(matrix)} positions with its reference) and max_new_tokens ({max_rows}) exceed the "
+                f"context of {self._engine.max_context} positions: shorten the text or the reference, or lower "
+                "max_new_tokens",
+                param="max_new_tokens",
+            )
+        return Sequence(request_id, matrix, prompt.sampling, max_rows, prompt.max_rows)
+
+    def _payload(self, output: Output) -> Payload:
+        sequence, reason = output.sequence, output.finish_reason
+        prompt = self._prompts.pop(sequence.id, None)
+        frames = Frames(
+            # A special code that was drawn in the middle of the content is silenced, not clamped: clamping would
+            # turn it into a loud neighbour.
+            codes=np.where(output.frames < self._shape.begin_code, output.frames, 0).astype(np.uint16),
+            request=prompt.request if prompt else None,
+            finish_reason=reason,
+            usage=sequence.usage() if reason else None,
+        )
+        return Payload(sequence.id, frames, last=reason is not None)
+
+
+def prompt_matrix(prompt: Prompt, shape: LMShape) -> Array:
+    """The prompt as the engine reads it: int32 [num_tokens, 1 + num_codebooks], see `Sequence`."""
+    text = np.zeros((len(prompt.token_ids), 1 + shape.num_codebooks), dtype=np.int32)
+    text[:, 0] = prompt.token_ids
+    if prompt.reference_codes is None:
+        return text
+    rows = delay(prompt.reference_codes, shape.begin_code, shape.end_code)
+    reference = np.concatenate((np.full((len(rows), 1), -1, dtype=np.int32), rows), axis=1)
+    start = prompt.reference_start
+    return np.concatenate((text[:start], reference, text[start:])).astype(np.int32)

@@ -1,0 +1,45 @@
+"""Runs a few stages in the calling thread: for command-line tools and measurements that need no pipeline."""
+
+from collections.abc import Iterable, Iterator
+
+from stentor.errors import from_failure
+from stentor.request import Record
+from stentor.stages.base import Payload, Stage, StageSpec
+
+
+class InlineStages:
+    """A chain of stages, built here and stepped here.
+
+    A context manager: leaving it closes the stages.
+    """
+
+    def __init__(self, specs: Iterable[StageSpec]) -> None:
+        self.stages: list[Stage] = [spec.build(**spec.options) for spec in specs]
+
+    def run(self, request_id: str, record: Record) -> list[Record]:
+        """All that comes out at the end for this record. Raises the StentorError that a stage reported."""
+        payloads = [Payload(request_id, record, last=True)]
+        for stage in self.stages:
+            payloads = list(_drain(stage, payloads))
+        return [payload.data for payload in payloads if payload.data is not None]
+
+    def close(self) -> None:
+        """Free what the stages hold."""
+        for stage in self.stages:
+            stage.close()
+
+    def __enter__(self) -> "InlineStages":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _drain(stage: Stage, payloads: Iterable[Payload]) -> Iterator[Payload]:
+    for payload in payloads:
+        stage.add(payload)
+    while stage.has_work():
+        for out in stage.step():
+            if out.failure is not None:
+                raise from_failure(out.failure)
+            yield out

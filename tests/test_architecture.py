@@ -1,0 +1,117 @@
+"""Laws of the house: sizes, docstrings, mirrored tests, the map, and no model named outside its folder."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "stentor"
+MODELS = PACKAGE / "models"
+
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 8
+FRAMEWORK_LINES = 10_000
+MODEL_LINES = 1_500
+
+# Commands whose parameters are the command line's own flags; typer reads them from the signature.
+COMMANDS = PACKAGE / "cli"
+
+
+def sources(*folders: str) -> list[Path]:
+    """All Python files below the folders, without caches."""
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+def model_folders() -> list[Path]:
+    """One folder per model."""
+    return sorted(path for path in MODELS.iterdir() if path.is_dir() and (path / "__init__.py").exists())
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+EVERYTHING = sources("stentor", "training", "benchmarks", "examples", "docs", "tests")
+MODULES = sources("stentor", "training", "benchmarks", "examples", "docs")
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+def test_files_and_functions_fit_in_a_head(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+    for function in functions(path):
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        assert lines <= MAX_FUNCTION_LINES, f"{function.name} has {lines} lines"
+        given = function.args
+        parameters = [
+            a.arg
+            for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)
+            if a.arg not in ("self", "cls")
+        ]
+        if COMMANDS not in path.parents:
+            assert len(parameters) <= MAX_PARAMETERS, f"{function.name} has {len(parameters)} parameters"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_opens_with_one_sentence(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring, "no docstring: say in one sentence what this module knows"
+    first = docstring.split("\n\n")[0]
+    assert re.search(r"[.:]$", first), f"not a sentence: {first!r}"
+
+
+@pytest.mark.parametrize("path", [p for p in sources("stentor") if not p.name.startswith("__")], ids=name_of)
+def test_tests_mirror_the_package(path: Path) -> None:
+    inside = path.relative_to(PACKAGE)
+    assert (ROOT / "tests" / inside.parent / f"test_{inside.name}").exists()
+
+
+def test_the_framework_stays_small_enough_to_hold_in_a_head() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in sources("stentor")}
+    of_models = {path for folder in model_folders() for path in folder.rglob("*.py")}
+    assert sum(count for path, count in lines.items() if path not in of_models) <= FRAMEWORK_LINES
+
+
+@pytest.mark.parametrize("folder", model_folders(), ids=lambda path: path.name)
+def test_a_model_stays_small(folder: Path) -> None:
+    assert sum(len(path.read_text().splitlines()) for path in folder.rglob("*.py")) <= MODEL_LINES
+
+
+def test_no_model_is_named_outside_its_folder_and_the_registry() -> None:
+    names = {folder.name.split("_")[0] for folder in model_folders()}
+    pattern = re.compile("|".join(sorted(names)) or "$^", re.IGNORECASE)
+    inside = {path for folder in model_folders() for path in folder.rglob("*.py")} | {MODELS / "registry.py"}
+    guilty = [
+        name_of(path)
+        for path in sources("stentor")
+        if path not in inside and pattern.search(path.read_text())
+    ]
+    assert guilty == []
+
+
+def test_the_map_names_every_room_and_no_other() -> None:
+    rooms = {
+        path.name + "/" if path.is_dir() else path.name
+        for path in PACKAGE.iterdir()
+        if (path.is_dir() and (path / "__init__.py").exists())
+        or (path.suffix == ".py" and not path.name.startswith("__"))
+    }
+    titles = set(re.findall(r"^### `?([\w./]+)`?", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE))
+    assert {title for title in titles if title.startswith("stentor/")} == {
+        f"stentor/{room}" for room in rooms
+    }
+
+
+def test_there_is_no_room_for_leftovers() -> None:
+    forbidden = {"utils", "common", "core", "misc", "experimental", "v2", "helpers"}
+    assert [name_of(path) for path in sources("stentor") if forbidden & {path.stem, *path.parts}] == []
