@@ -66,8 +66,9 @@ SPECIAL_TOKENS = [
 class Recipe:
     """What may differ between the checkpoints that `make_checkpoint` writes.
 
-    `eoc_gain` widens the logit of end-of-content: at 3.0 most greedy generations end within 150 rows, at 1.0 hardly any.
-    `drop_tokens` leaves special tokens out of the tokenizer; `codec` None writes no codec tensors and no codec config.
+    `eoc_gain` widens the logit of end-of-content: at 3.0 most greedy runs end within 150 rows.
+    `drop_tokens` leaves special tokens out of the tokenizer, `shuffle_tokens` permutes their ids. `codec` is
+    the codec's configuration (None: the tiny one); without `with_codec` neither it nor its tensors are there.
     """
 
     seed: int = 0
@@ -126,7 +127,7 @@ def make_checkpoint(folder: Path, **changes: Any) -> Path:
 
 
 def model_config(recipe: Recipe) -> dict[str, Any]:
-    """`config.json` with the keys and the oddities of the real one (null rope_theta beside rope_parameters)."""
+    """`config.json` with the real one's keys and oddities (null rope_theta beside rope_parameters)."""
     return {
         "model_type": "higgs_multimodal_qwen3",
         "architectures": ["HiggsMultimodalQwen3ForConditionalGeneration"],
@@ -198,7 +199,7 @@ def lm_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
 
 
 def random_tensors(recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Random values for every tensor, scaled so that logits are well spread and greedy codes keep changing."""
+    """Random values for every tensor, scaled so that logits are spread and greedy codes keep changing."""
     generator = torch.Generator().manual_seed(recipe.seed)
     shapes = lm_shapes(recipe)
     if recipe.with_codec:
@@ -209,13 +210,12 @@ def random_tensors(recipe: Recipe) -> dict[str, torch.Tensor]:
     tensors[fused][CODEBOOK_VOCAB - 1] *= recipe.eoc_gain
     if recipe.tied_heads_on_disk:
         tensors["tied.head.modality_heads.0.weight"] = tensors[fused].clone()
-        text = tensors["tied.embedding.text_embedding.weight"]
-        tensors["tied.head.text_head.weight"] = text.clone()
+        tensors["tied.head.text_head.weight"] = tensors["tied.embedding.text_embedding.weight"].clone()
     return tensors
 
 
 def write_tensors(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 1) -> None:
-    """One file, or `shards` files; always with an index, which leaves out the duplicate tied heads like the real one."""
+    """One file, or `shards` files; always with an index, without the duplicate tied heads, as in reality."""
     names = list(tensors)
     files = ["model.safetensors"]
     if shards > 1:
@@ -304,7 +304,7 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 
 def _gain(name: str) -> float:
-    """Small embeddings under strong layers keep greedy codes from repeating; quiet convolutions keep audio below 1."""
+    """Small embeddings under strong layers keep codes changing; quiet convolutions keep audio below 1."""
     gains = {
         "embedding.weight": 0.3,
         "body.norm": 10.0,

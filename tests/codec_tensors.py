@@ -1,4 +1,4 @@
-"""Names and shapes of the codec's tensors, written out from the format's description (transformers' layout)."""
+"""Names and shapes of the codec's tensors, written out from the format's description."""
 
 from typing import Any
 
@@ -119,7 +119,7 @@ def _acoustic_decoder(config: dict[str, Any]) -> Shapes:
 
 
 def _semantic(place: str, dim: int, config: dict[str, Any]) -> Shapes:
-    """The convolutions around the semantic latents: one before the blocks; the decoder has another after them."""
+    """Convolutions around the semantic latents: one before the blocks; the decoder has one more after."""
     kernel, unit_kernel = config["kernel_size"], config["unit_kernel_size"]
     shapes: Shapes = {}
     for block in range(len(config["strides"])):

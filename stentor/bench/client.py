@@ -53,6 +53,15 @@ async def run_level(target: Target, texts: Sequence[str], concurrency: int) -> L
     return Level(concurrency, wall_s, timings, errors, load_average())
 
 
+def first_model(url: str) -> str:
+    """The name of the first model that the server lists; empty if it lists none."""
+    try:
+        listing = httpx2.get(f"{url}/v1/models", timeout=10.0, trust_env=False).json()
+        return str(listing["data"][0]["id"])
+    except (httpx2.HTTPError, ValueError, LookupError, TypeError):
+        return ""
+
+
 def check_reachable(target: Target) -> None:
     """Raise ConfigError with the server's own words if one short request brings no audio."""
     level = asyncio.run(run_level(target, ["Hello."], 1))

@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import stentor
 from stentor.bench.level import Level
-from stentor.bench.machine import commit, this_machine, versions
+from stentor.bench.machine import Machine, commit, this_machine, versions
 from stentor.errors import ConfigError
 
 # Column: heading, key in the row. The keys are those of `Level.row`.
@@ -23,6 +24,7 @@ COLUMNS = {
     "RTF p50": "rtf_p50",
     "underruns": "underruns",
     "errors": "errors",
+    "x plain": "ratio",
     "load": "load",
 }
 
@@ -37,11 +39,31 @@ def document(
         "model": model,
         "stentor": stentor.__version__,
         "commit": commit(),
-        "machine": _as_dict(),
+        "machine": _describe(this_machine()),
         "versions": versions(),
         "settings": dict(settings),
         "rows": [level.row() for level in levels],
     }
+
+
+def add_comparison(result: dict[str, Any], plain: Level) -> None:
+    """Put the plain loop's row beside the others, and how many times as much audio each level makes."""
+    row = plain.row()
+    result["plain"] = row
+    for level in result["rows"]:
+        level["ratio"] = round(level["audio_s_per_s"] / row["audio_s_per_s"], 2)
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """What was measured where, in one or two lines."""
+    machine = result["machine"]
+    hardware = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
+    software = f"stentor {result['stentor']} ({result['commit']})"
+    lines = [f"{result['benchmark']} of {result['model']} on {hardware}, {software}"]
+    if "plain" in result:
+        rate = _cell(result["plain"]["audio_s_per_s"])
+        lines.append(f"plain loop, one request at a time: {rate} audio s/s")
+    return "\n".join(lines)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
@@ -80,24 +102,17 @@ def file_name(result: Mapping[str, Any]) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-").lower() for part in parts) + ".json"
 
 
-def _as_dict() -> dict[str, Any]:
-    machine = this_machine()
-    return {
-        name: getattr(machine, name)
-        for name in ("system", "python", "processor", "cores", "instructions", "gpus")
-    } | {"memory_gib": round(machine.memory_bytes / 2**30, 1) if machine.memory_bytes else None}
+def _describe(machine: Machine) -> dict[str, Any]:
+    """What stays the same from run to run; the load is in the rows."""
+    facts = asdict(machine)
+    del facts["free_memory_bytes"]
+    return facts
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and abs(value) < 100
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return "" if value is None else str(value)
 
 
 def _line(cells: Any, widths: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from stentor.bench.texts import texts
 def measure(
     target: Target, concurrencies: Sequence[int], requests: int, progress: Callable[[str], None]
 ) -> list[Level]:
-    """`requests` sentences per caller at each concurrency, after one to warm up.
+    """`requests` sentences per caller at each concurrency, after one request to warm up.
 
     Raises:
         ConfigError: the server does not answer with audio.

@@ -1,9 +1,8 @@
-"""`stentor bench engine` and `bench serve`: a table on stderr for people, one JSON line on stdout for machines."""
+"""`stentor bench engine` and `bench serve`: a table for people, and one JSON line, last, for machines."""
 
 import contextlib
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,3 +14,89 @@ from stentor.config import Config, override
 from stentor.errors import ConfigError
 
 app = typer.Typer(help="Measure speed, with everything that the figures depend on.", no_args_is_help=True)
+
+_Model = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id; by default the built-in voice.")
+]
+_Concurrency = Annotated[str, typer.Option(help="Callers at a time, one level each, separated by commas.")]
+_Requests = Annotated[int, typer.Option(help="Requests that each caller sends, one after another.", min=1)]
+_Save = Annotated[
+    Path | None,
+    typer.Option(help="File for the JSON, or a folder, in which it is named by date and machine."),
+]
+
+
+@app.command("engine")
+@with_settings("model", "engine", "pipeline")
+def engine(
+    config: Config,
+    model: _Model = None,
+    concurrency: _Concurrency = "1,2,4,8,16",
+    requests: _Requests = 4,
+    save: _Save = None,
+) -> None:
+    """Measure the engine alone, in this process, against the plain way to run the same model."""
+    from stentor.bench import engine, report
+
+    config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
+    with Progress() as progress:
+        result = engine.measure(config, parse_concurrency(concurrency), requests, progress.show)
+    settings = {"requests_per_caller": requests, "threads": config.pipeline.threads_per_worker}
+    document = report.document("engine", result.info.name, result.levels, settings)
+    if result.plain is not None:
+        report.add_comparison(document, result.plain)
+    _publish(document, save)
+
+
+@app.command("serve")
+@with_settings("model")
+def serve(
+    config: Config,
+    model: _Model = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Address of a running server, ours or a peer's; by default one is started here."),
+    ] = None,
+    voice: Annotated[str, typer.Option(help="The voice that is asked for.")] = "default",
+    sample_rate_hz: Annotated[int, typer.Option(help="Rate of the server's PCM.", min=1)] = 24_000,
+    concurrency: _Concurrency = "1,2,4,8,16",
+    requests: _Requests = 4,
+    save: _Save = None,
+) -> None:
+    """Measure a server over HTTP with streamed PCM."""
+    from stentor.bench import report, serve
+    from stentor.bench.client import Target, first_model
+    from stentor.bench.local_server import LocalServer
+
+    levels = parse_concurrency(concurrency)
+    name = choose_model(config.model.model, model)
+    with Progress() as progress, contextlib.ExitStack() as stack:
+        if url is None:
+            progress.show("starting a server")
+            url = stack.enter_context(LocalServer([name] if name else [])).url
+        served = first_model(url)
+        target = Target(url.rstrip("/"), served, voice, sample_rate_hz)
+        measured = serve.measure(target, levels, requests, progress.show)
+    settings = {"requests_per_caller": requests, "voice": voice}
+    _publish(report.document("serve", served or name or url, measured, settings), save)
+
+
+def parse_concurrency(text: str) -> list[int]:
+    """`1,2,4` as numbers. Raises ConfigError."""
+    try:
+        levels = [int(part) for part in text.split(",")]
+    except ValueError:
+        levels = []
+    if not levels or min(levels) < 1:
+        raise ConfigError(f"--concurrency is {text!r}, but must be whole numbers from 1, such as 1,2,4")
+    return levels
+
+
+def _publish(document: Mapping[str, Any], save: Path | None) -> None:
+    from stentor.bench import report
+
+    print(report.headline(document))
+    print(report.table(document["rows"]))
+    if save is not None:
+        print(f"saved as {report.save(document, save)}")
+    print(json.dumps(document))

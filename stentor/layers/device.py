@@ -1,0 +1,41 @@
+"""Where tensors live and in which arithmetic: turns the 'auto' of the settings into what this machine does best."""
+
+import torch
+
+from stentor.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `name` means; 'auto' is the first GPU, or the CPU if there is none.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}: use 'auto', 'cpu', 'cuda' or 'cuda:N'") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not supported: use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} is not here ({torch.cuda.device_count()} GPUs are): use --device cpu")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The arithmetic that `name` means; 'auto' is bfloat16 where the hardware multiplies it, else float32."""
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" or cpu_multiplies_bfloat16() else "float32"
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "float64": torch.float64,
+    }[name]
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Does this CPU have bfloat16 products (AVX512-BF16 or AMX); without them float32 is faster."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
