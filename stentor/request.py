@@ -12,7 +12,7 @@ RequestError.
 import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -62,6 +62,13 @@ def _check_number(
         raise RequestError(f"{name} is {value!r}, but must be {noun} {bounds}", param=name)
 
 
+if TYPE_CHECKING:
+    Recording = str | bytes
+else:
+    # msgspec refuses to decode a union of the two; msgpack tells text from bytes by itself.
+    Recording = Any
+
+
 class Reference(msgspec.Struct, frozen=True):
     """The recording of a voice to clone: `audio` or `codes`, and what is said in it, if known.
 
@@ -69,9 +76,20 @@ class Reference(msgspec.Struct, frozen=True):
     `codes` is an integer array [num_frames, num_codebooks], before the delay pattern.
     """
 
-    audio: str | bytes | None = None
+    audio: Recording | None = None
     codes: Array | None = None
     text: str | None = None
+
+
+def check_characters(text: str, param: str) -> None:
+    """Refuse half characters (lone surrogates): JSON can spell them, UTF-8 cannot. Raises RequestError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text holds half a character at position {error.start}: send it as proper Unicode",
+            param=param,
+        ) from None
 
 
 class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
@@ -99,6 +117,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
             )
         if not self.text.strip():
             raise RequestError("the text is empty: give at least one word to say", param="input")
+        check_characters(self.text, "input")
 
 
 class Prompt(msgspec.Struct, frozen=True, tag=True):

@@ -11,10 +11,11 @@ from typing import TypedDict, Unpack
 import numpy as np
 
 from stentor.audio import formats
-from stentor.config import Config, PipelineConfig, from_environment, override
+from stentor.config import Config, PipelineConfig, check, from_environment, override
 from stentor.errors import NotFoundError, RequestError
 from stentor.models import registry
-from stentor.pipeline.pipeline import AudioStream, Pipeline
+from stentor.pipeline.pipeline import Pipeline
+from stentor.pipeline.stream import AudioStream
 from stentor.request import (
     Array,
     Audio,
@@ -143,6 +144,7 @@ class TTS:
         self.config = override(chosen, {"model": {"model": str(model)}} if model else {})
         self._folder = registry.resolve(self.config.model.model)
         self.info: ModelInfo = registry.model_for(self._folder).describe(self._folder)
+        self._voices = VoiceStore(self._folder)
         self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 
@@ -181,6 +183,10 @@ class TTS:
             return self._pipeline
 
     def _open(self, text: str, options: SpeechOptions, *, stream: bool) -> SpeechStream:
+        if unknown := options.keys() - SpeechOptions.__annotations__.keys():
+            raise TypeError(
+                f"unknown option {min(unknown)!r}: use {', '.join(SpeechOptions.__annotations__)}"
+            )
         seed = options.get("seed")
         seed = secrets.randbits(31) if seed is None else seed
         request = SpeechRequest(
@@ -210,7 +216,7 @@ class TTS:
                 "reference_text says what a reference says: give the reference too", param="reference"
             )
         voice = options.get("voice")
-        return None if voice is None else VoiceStore(self._folder).get(voice)
+        return None if voice is None else self._voices.get(voice)
 
 
 def build_pipeline(config: Config) -> tuple[ModelInfo, Pipeline]:
@@ -220,6 +226,7 @@ def build_pipeline(config: Config) -> tuple[ModelInfo, Pipeline]:
         NotFoundError, CheckpointError: there is no such checkpoint, or it is not one.
         ConfigError: the settings do not fit it or this machine.
     """
+    check(config)
     folder = registry.resolve(config.model.model)
     model = registry.model_for(folder)
     return model.describe(folder), Pipeline(model.stages(folder, config), config.pipeline)
@@ -261,14 +268,13 @@ def decode_codes(codes: Array, config: Config) -> Speech:
     Raises:
         RequestError: the array is not of that shape, or a code is outside the codebook.
     """
-    folder = registry.resolve(config.model.model)
-    info = registry.model_for(folder).describe(folder)
-    check_codes(codes, info)
+    if codes.size == 0:
+        raise RequestError("there are no codes to decode: give integers [num_frames, num_codebooks]")
     request = SpeechRequest("decode", "codes")
-    frames = Frames(codes.astype(np.uint16), request, FinishReason.STOP, Usage(0, len(codes)))
     with _inline_stages(config, "vocode") as stages:
-        audio = [record for record in stages.run(request.request_id, frames) if isinstance(record, Audio)]
-    return Speech(np.concatenate([piece.waveform for piece in audio]), info.sample_rate_hz, codes)
+        records = stages.run(request.request_id, Frames(codes, request, FinishReason.STOP))
+    audio = [record for record in records if isinstance(record, Audio)]
+    return Speech(np.concatenate([piece.waveform for piece in audio]), audio[0].sample_rate_hz, codes)
 
 
 def _inline_stages(config: Config, *names: str) -> InlineStages:

@@ -73,6 +73,11 @@ def test_a_text_with_nothing_to_say_is_refused(text: object) -> None:
     assert caught.value.param == "input"
 
 
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(RequestError, match="half a character at position 3"):
+        SpeechRequest("r", "oh \ud83d no")
+
+
 def test_records_on_the_wire_are_checked_too() -> None:
     wire = msgspec.json.encode({"temperature": -1.0})
     with pytest.raises(RequestError):

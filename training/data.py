@@ -14,7 +14,8 @@ from training.synthesis import VOICES, Flite, Utterance
 from training.texts import TextSource, read_bigrams
 
 PHONEMES = (
-    "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw v w y z zh"
+    "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th uh uw "
+    "v w y z zh"
 ).split()
 UTTERANCES_PER_SHARD = 300
 LONGEST_FRAMES = 320
@@ -60,7 +61,9 @@ def make_shard(voice: Flite, source: TextSource, path: Path, count: int = UTTERA
         texts.append(utterance.text)
         pcm = np.zeros(frames * FRAME * 2 // 3, dtype=np.int16)
         pcm[: len(utterance.samples)] = utterance.samples[: len(pcm)]
-        columns.append((frames, pcm, mel.half(), pitch_hz.half(), phase.half(), phoneme_labels(utterance, frames)))
+        columns.append(
+            (frames, pcm, mel.half(), pitch_hz.half(), phase.half(), phoneme_labels(utterance, frames))
+        )
     lengths, pcms, *rest = zip(*columns, strict=True)
     mels, pitches, phases, phonemes = (np.concatenate([np.asarray(part) for part in parts]) for parts in rest)
     temporary = path.with_suffix(".tmp.npz")

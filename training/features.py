@@ -1,4 +1,4 @@
-"""Knows what a codec frame is made of before quantisation: mel patch, pitch, voicing and pulse phase of 40 ms."""
+"""Knows what 40 ms of speech are described by: mel patch, pitch with voicing, and phase."""
 
 from functools import cache
 
@@ -38,7 +38,7 @@ def pad_to_frames(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def log_mel_patches(waveform: torch.Tensor) -> torch.Tensor:
-    """Log-mel patches [T, 4 * 64] of a waveform [960 T] at 24 kHz; hop k is centred at 120 + 240 k samples."""
+    """Log-mel patches [T, 4 * 64] of a waveform [960 T] at 24 kHz; hop k is centred at sample 120 + 240 k."""
     padded = torch.nn.functional.pad(waveform, (_FFT // 2 - HOP // 2, _FFT // 2))
     window = torch.hann_window(_WINDOW)
     spectrum = torch.stft(padded, _FFT, HOP, _WINDOW, window, center=False, return_complex=True).abs()
@@ -48,7 +48,7 @@ def log_mel_patches(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def pitch_track(waveform: torch.Tensor) -> torch.Tensor:
-    """Pitch in Hz for each 10 ms hop [4 T], 0 where unvoiced, by normalised autocorrelation (as in YIN/RAPT)."""
+    """Pitch in Hz for each 10 ms hop [4 T], 0 where unvoiced, by normalised autocorrelation (as in RAPT)."""
     padded = torch.nn.functional.pad(waveform, (_PITCH_WINDOW // 2 - HOP // 2, _PITCH_WINDOW))
     frames = padded.unfold(0, _PITCH_WINDOW, HOP)[: len(waveform) // HOP]
     frames = frames - frames.mean(1, keepdim=True)
@@ -86,8 +86,8 @@ def _smooth(pitch_hz: torch.Tensor) -> torch.Tensor:
 
 
 def pulse_phase(waveform: torch.Tensor, pitch_hz: torch.Tensor) -> torch.Tensor:
-    """Cosine and sine [T, 2] of the fundamental's phase at each frame's centre; zeros where it is unvoiced."""
-    frames = torch.nn.functional.pad(waveform, (0, 0)).reshape(-1, FRAME)
+    """Cosine and sine [T, 2] of the fundamental's phase at each frame's centre; zeros where unvoiced."""
+    frames = waveform.reshape(-1, FRAME)
     middle = pitch_hz.reshape(-1, HOPS_PER_FRAME)[:, 1:3]
     voiced = (middle > 0).all(1)
     turns = middle.mean(1, keepdim=True) / SAMPLE_RATE_HZ * (torch.arange(FRAME) - FRAME / 2)
@@ -98,7 +98,7 @@ def pulse_phase(waveform: torch.Tensor, pitch_hz: torch.Tensor) -> torch.Tensor:
 
 
 def frame_features(waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mel patches [T, 256], pitch in Hz [T, 4] (0 = unvoiced) and phase [T, 2] of a 24 kHz waveform [960 T]."""
+    """Mel patches [T, 256], pitch in Hz [T, 4] (0 = unvoiced), phase [T, 2] of a 24 kHz waveform [960 T]."""
     pitch_hz = pitch_track(waveform)
     phase = pulse_phase(waveform, pitch_hz)
     return log_mel_patches(waveform), pitch_hz.reshape(-1, HOPS_PER_FRAME), phase

@@ -1,4 +1,4 @@
-"""Knows how frame features become eight codes and back: PCA and residual k-means, and a book each for pitch and phase."""
+"""Knows how frame features become eight codes and back: mel books, a pitch book, a phase book."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ _FAR = 4.0
 
 @dataclass(frozen=True)
 class Quantizer:
-    """PCA of the mel patch (`mean` [256], `basis` [256, 64]) and the eight codebooks (`books` [8, 1024, 64])."""
+    """PCA of the mel patch (`mean` [256], `basis` [256, 64]) and eight codebooks (`books` [8, 1024, 64])."""
 
     mean: torch.Tensor
     basis: torch.Tensor
@@ -77,7 +77,7 @@ def book_dims(book: int) -> slice:
 
 
 def pitch_vector(pitch_hz: torch.Tensor) -> torch.Tensor:
-    """Voicing and scaled log-pitch of four hops [T, 8]; unvoiced hops copy a voiced neighbour, unvoiced frames are 0."""
+    """Voicing and scaled log-pitch of four hops [T, 8]; unvoiced hops copy a neighbour; 0 if all are."""
     voiced = (pitch_hz > 0).float()
     height = torch.where(pitch_hz > 0, (pitch_hz.clamp(min=1) / _PITCH_CENTRE_HZ).log() * _PITCH_WEIGHT, 0.0)
     filled = height.clone()

@@ -1,4 +1,4 @@
-"""Knows what the training voices say: sampled sentences, templates, word lists, and the held-out test sentences."""
+"""Knows what the voices say: sampled sentences, templates, word lists, and the held-out test sentences."""
 
 import random
 import re
@@ -23,7 +23,23 @@ SUS_VERBS = (
 ).split()
 SUS_ADVERBS = "today slowly again quickly often yesterday".split()
 _WORD = re.compile(r"^[a-z]+('(s|t|re|ve|ll|d|m))?$")
-_DANGLING = {"the", "a", "an", "of", "to", "and", "or", "in", "for", "with", "that", "my", "your", "his", "her"}
+_DANGLING = {
+    "the",
+    "a",
+    "an",
+    "of",
+    "to",
+    "and",
+    "or",
+    "in",
+    "for",
+    "with",
+    "that",
+    "my",
+    "your",
+    "his",
+    "her",
+}
 _ARPA_WRITER = (
     "import sys, pocketsphinx as p, pathlib\n"
     "lm = str(pathlib.Path(p.__file__).parent / 'model/en-us/en-us.lm.bin')\n"
@@ -41,7 +57,7 @@ def dictionary_words() -> list[str]:
 
 
 def read_bigrams(arpa: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """Successors and their cumulative probabilities for each word of the ARPA file, which is made when absent."""
+    """Successors and cumulative probabilities for each word of the ARPA file, which is made when absent."""
     if not arpa.exists():
         # PocketSphinx 5.1 dies at the end of the bigrams while it writes this file; what it wrote is enough.
         subprocess.run([sys.executable, "-c", _ARPA_WRITER, str(arpa)], check=False)
@@ -56,7 +72,8 @@ def read_bigrams(arpa: Path) -> dict[str, tuple[list[str], list[float]]]:
         if in_bigrams and len(fields) >= 3 and fields[1] in known and fields[2] in known:
             successors[fields[1]].append((fields[2], 10.0 ** float(fields[0])))
     return {
-        word: ([w for w, _ in pairs], list(accumulate(p for _, p in pairs))) for word, pairs in successors.items()
+        word: ([w for w, _ in pairs], list(accumulate(p for _, p in pairs)))
+        for word, pairs in successors.items()
     }
 
 
@@ -88,7 +105,7 @@ class SentenceSampler:
 
 
 def sus_sentence(rng: random.Random) -> list[str]:
-    """One semantically unpredictable sentence of the closed grammar (the ADJ NOUN VERB the ADJ NOUN [ADV])."""
+    """One sentence of the closed grammar, without sense (the ADJ NOUN VERB the ADJ NOUN [ADV])."""
     words = ["the", rng.choice(SUS_ADJECTIVES), rng.choice(SUS_NOUNS), rng.choice(SUS_VERBS)]
     words += ["the", rng.choice(SUS_ADJECTIVES), rng.choice(SUS_NOUNS)]
     return words + ([rng.choice(SUS_ADVERBS)] if rng.random() < 0.5 else [])
@@ -100,10 +117,18 @@ def held_out_sus(count: int, seed: int = 9001) -> list[list[str]]:
     return [sus_sentence(rng) for _ in range(count)]
 
 
-def held_out_open(count: int, bigrams: dict[str, tuple[list[str], list[float]]], seed: int = 9002) -> list[list[str]]:
+def held_out_open(
+    count: int, bigrams: dict[str, tuple[list[str], list[float]]], seed: int = 9002
+) -> list[list[str]]:
     """The open-vocabulary test sentences (4 to 7 words); training texts never contain one of them."""
     sampler = SentenceSampler(bigrams, seed)
     return [sampler.words(4, 7) for _ in range(count)]
+
+
+def as_sentence(words: list[str]) -> str:
+    """Words as a plain written sentence: first letter upper case, "I" upper case, a full stop."""
+    text = " ".join("I" + word[1:] if word == "i" or word.startswith("i'") else word for word in words)
+    return text[0].upper() + text[1:] + "."
 
 
 def as_written(words: list[str], rng: random.Random) -> str:
@@ -132,23 +157,7 @@ _THINGS = (
     "apple book train house table phone computer car bicycle ticket coffee sandwich camera umbrella chair "
     "server model voice story song question answer message minute"
 ).split()
-_TEMPLATES = (
-    "Hello, {name}, how are you?|Hello, this is {name} speaking.|Hello, my name is {name}.|Good {part}, {name}."
-    "|Good {part} and welcome to {place}.|Thank you very much, {name}.|Please call {name} at {n} {m}."
-    "|The train to {place} leaves at {h}:{mm}.|I have {n} {thing}s and {m} {thing2}s.|There are {big} people in {place}."
-    "|My birthday is on {month} {d}.|It was {month} {d}, {year}.|In {year}, {name} moved to {place}."
-    "|We will meet on {day} at {h} o'clock.|It costs ${n}.|It costs {n} dollars and {m} cents."
-    "|The {thing} is {n} percent bigger than the {thing2}.|Can you help me with the {thing}, please?"
-    "|Where is the {thing}?|What time is it in {place}?|Is this your {thing}, {name}?|Do you like the {thing} or the {thing2}?"
-    "|The number is {digits}.|Dial {digits} now.|{n} plus {m} is {sum}.|Room {n} is on floor {d}."
-    "|Yes, I think so.|No, not today.|I am sorry, {name}.|See you on {day}!|Open the {thing} and close the {thing2}."
-    "|{name}, {name2} and {name3} are here.|I would like {d} {thing}s, {n} {thing2}s and a {thing3}."
-    "|Welcome to {place}, {name}!|This is a test of the {thing}.|One, two, three, four, five, six, seven, eight, nine, ten."
-    "|The temperature is {n} degrees in {place}.|Today is {day}, {month} {d}.|Why did {name} buy {n} {thing}s?"
-    "|{name} said, \"I want the {thing}.\"|Chapter {d}. The {thing} of {place}.|The weather in {place} is {weather} on {day}."
-    "|The {adjective} {thing} is on the {adjective2} {thing2}.|My {thing} is {adjective}, but your {thing2} is {adjective2}."
-    "|How much is the {adjective} {thing}?|I can speak to you.|You can speak with {name} on {day}.|{n}|{n}, {m}, {d}.|{name}.|{thing}."
-).split("|")
+_TEMPLATES = (Path(__file__).parent / "templates.txt").read_text().splitlines()
 
 
 def template_sentence(rng: random.Random) -> str:
@@ -160,7 +169,8 @@ def template_sentence(rng: random.Random) -> str:
         place=rng.choice(_PLACES), month=rng.choice(_MONTHS), day=rng.choice(_DAYS), d=rng.randint(2, 30),
         part=rng.choice(["morning", "afternoon", "evening"]), n=n, m=m, sum=n + m, h=rng.randint(1, 12),
         mm=f"{rng.choice([5, 10, 15, 20, 25, 30, 35, 40, 45, 50]):02d}", big=rng.randint(101, 9999),
-        year=rng.randint(1890, 2030), digits=" ".join(str(rng.randint(0, 9)) for _ in range(rng.randint(3, 7))),
+        year=rng.randint(1890, 2030),
+        digits=" ".join(str(rng.randint(0, 9)) for _ in range(rng.randint(3, 7))),
         weather=rng.choice(["cold", "warm", "sunny", "rainy", "windy"]),
         adjective=rng.choice(SUS_ADJECTIVES), adjective2=rng.choice(SUS_ADJECTIVES),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """One level of load: what each of its requests saw, and what they add up to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,15 @@ class Timing:
 
     `first_s` (TTFA) and `total_s` count from its sending; `gaps_s` are the pauses between the chunks that
     follow (ITL); `underruns` is how often a listener who started at the first chunk ran dry, `starved_s` for
-    how long.
+    how long (None: nobody listened).
     """
 
     first_s: float
     total_s: float
     audio_s: float
     gaps_s: tuple[float, ...] = ()
-    underruns: int = 0
-    starved_s: float = 0.0
+    underruns: int | None = None
+    starved_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Level:
             "itl_p50_ms": _round(percentile(gaps, 50)),
             "itl_p95_ms": _round(percentile(gaps, 95)),
             "rtf_p50": _round(percentile(rtfs, 50)),
-            "underruns": sum(timing.underruns for timing in self.timings),
-            "starved_s": _round(sum(timing.starved_s for timing in self.timings)),
+            "underruns": _sum(timing.underruns for timing in self.timings),
+            "starved_s": _round(_sum(timing.starved_s for timing in self.timings)),
             "audio_s": _round(audio_s),
             "wall_s": _round(self.wall_s),
             "load": self.load,
@@ -63,6 +63,12 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     if not values:
         return None
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """The sum of what is known; None if nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _round(value: float | None) -> float | None:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -21,14 +22,16 @@ class LocalServer:
         self._command = [sys.executable, "-m", "stentor", "serve", "--port", "0", *arguments]
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None
-        self._log: list[str] = []
+        self._log: deque[str] = deque(maxlen=20)
+        self._reader: threading.Thread | None = None
 
     def __enter__(self) -> "LocalServer":
         process = subprocess.Popen(
             self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
         )
         self._process = process
-        threading.Thread(target=self._keep_log, args=(process,), daemon=True).start()
+        self._reader = threading.Thread(target=self._keep_log, args=(process,), daemon=True)
+        self._reader.start()
         watchdog = threading.Timer(self._timeout_s, process.kill)
         watchdog.start()
         try:
@@ -39,7 +42,7 @@ class LocalServer:
         found = re.search(r"http://\S+", line)
         if found is None:
             self.stop()
-            raise InternalError("the server did not start:\n" + "".join(self._log[-20:]))
+            raise InternalError("the server did not start:\n" + "".join(self._log))
         self.url = found.group()
         return self
 
@@ -49,10 +52,16 @@ class LocalServer:
         assert process is not None, "entered before"
         process.terminate()
         try:
-            return process.wait(timeout_s)
+            status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            return process.wait()
+            status = process.wait()
+        if self._reader is not None:
+            self._reader.join(timeout_s)
+            self._reader = None
+        if process.stdout is not None:
+            process.stdout.close()
+        return status
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -61,5 +70,5 @@ class LocalServer:
 
     def _keep_log(self, process: "subprocess.Popen[str]") -> None:
         assert process.stderr is not None, "asked for above"
-        for line in process.stderr:
-            self._log = [*self._log[-200:], line]
+        with process.stderr as lines:
+            self._log.extend(lines)

@@ -56,14 +56,18 @@ def add_comparison(result: dict[str, Any], plain: Level) -> None:
 
 def headline(result: Mapping[str, Any]) -> str:
     """What was measured where, in one or two lines."""
-    machine = result["machine"]
-    hardware = ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
     software = f"stentor {result['stentor']} ({result['commit']})"
-    lines = [f"{result['benchmark']} of {result['model']} on {hardware}, {software}"]
+    lines = [f"{result['benchmark']} of {result['model']} on {hardware(result)}, {software}"]
     if "plain" in result:
         rate = _cell(result["plain"]["audio_s_per_s"])
         lines.append(f"plain loop, one request at a time: {rate} audio s/s")
     return "\n".join(lines)
+
+
+def hardware(result: Mapping[str, Any]) -> str:
+    """The cards, or the processor where there are none."""
+    machine = result["machine"]
+    return ", ".join(machine["gpus"]) or f"{machine['processor']}, {machine['cores']} cores"
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
@@ -96,9 +100,13 @@ def save(result: Mapping[str, Any], path: Path) -> Path:
 
 def file_name(result: Mapping[str, Any]) -> str:
     """`2026-11-21-serve-amd-epyc-stentor-tiny-0123abcd.json`."""
-    machine = result["machine"]
-    hardware = (machine["gpus"] or [machine["processor"]])[0].split(",")[0]
-    parts = (result["date"], result["benchmark"], hardware, Path(result["model"]).name, result["commit"])
+    parts = (
+        result["date"],
+        result["benchmark"],
+        hardware(result).split(",")[0],
+        Path(result["model"]).name,
+        result["commit"],
+    )
     return "-".join(re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-").lower() for part in parts) + ".json"
 
 

@@ -90,7 +90,15 @@ def examine_software(config: Config) -> Iterator[Finding]:
         return
     from stentor.audio import formats
     from stentor.layers import attention
+    from stentor.layers.device import resolve_device, resolve_dtype
 
+    device = resolve_device(config.model.device)
+    if device.type == "cpu" and machine.this_machine().gpus and config.model.device == "auto":
+        remedy = "install the CUDA build that fits the driver: https://pytorch.org/get-started"
+        yield Finding("problem", "device", "there is a GPU, but this build of torch cannot use it", remedy)
+    else:
+        arithmetic = str(resolve_dtype(config.model.dtype, device)).removeprefix("torch.")
+        yield Finding("ok", "device", f"{device}, {arithmetic}")
     attention.choose_backend(config.engine.attention_backend)
     yield Finding("ok", "attention", ", ".join(attention.BACKENDS))
     yield Finding("ok", "formats", ", ".join(formats.FORMATS))

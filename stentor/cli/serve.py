@@ -54,12 +54,16 @@ def take_port(config: ServerConfig) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"--host {config.host!r} is no address of this machine: {error}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         # Rebinding at once after a restart; a port on which somebody listens is still refused.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Who does not read is given up by the server; this lets the system drop what it buffered for him.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            timeout_ms = round(1000 * config.write_timeout_s)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         listener.bind(address)
     except OSError as error:
         listener.close()

@@ -8,10 +8,10 @@ from stentor.request import Array
 
 
 class BlockManager:
-    """Grants blocks to sequences; full blocks of a prompt stay findable by content until their memory is needed.
+    """Grants blocks to sequences; a prompt's full blocks stay findable by content until their memory is needed.
 
-    A block's key is a digest of everything before and in it, reference codes included. A block is free, owned by
-    one or more sequences, or kept: owned by none, findable, and the first to go when memory is short
+    A block's key is a digest of everything before and in it, reference codes included. A block is free, owned
+    by one or more sequences, or kept: owned by none, findable, and the first to go when memory is short
     (least recently used first).
     """
 
@@ -36,7 +36,7 @@ class BlockManager:
         return len(self._owners)
 
     def allocate(self, sequence: Sequence) -> bool:
-        """Grant the blocks of the sequence's positions and of its next one; False, and nothing, if they are short.
+        """Grant the blocks of the sequence's positions and of its next one; False, and nothing, if too few are left.
 
         Sets `sequence.blocks` and `sequence.num_cached`, the leading positions that need no prefill: whole
         blocks only, and never the last position, whose hidden state gives the first row.
@@ -111,7 +111,7 @@ class BlockManager:
 
 
 def prefix_keys(prompt: Array, block_size: int) -> list[bytes]:
-    """The keys of the full blocks of a prompt, each a digest of the one before and of the block's own content."""
+    """The keys of a prompt's full blocks, each a digest of the one before and of the block's own content."""
     keys: list[bytes] = []
     key = b""
     for start in range(0, len(prompt) - block_size + 1, block_size):

@@ -21,7 +21,7 @@ _FINISH = {
 
 
 class Engine:
-    """One model that serves many sequences at once; not thread-safe, and blind to text, audio and requests."""
+    """One model that serves many sequences at once; not thread-safe, blind to text, audio and requests."""
 
     def __init__(self, model: SpeechLM, config: EngineConfig) -> None:
         self.max_context = min(config.max_context, model.shape.max_positions)

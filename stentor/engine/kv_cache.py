@@ -13,13 +13,13 @@ from stentor.errors import ConfigError
 class KVCache:
     """Blocks of keys and values, [num_layers, num_blocks, block_size, 2 * num_kv_heads, head_dim].
 
-    The heads of a position hold its keys first, then its values, so that one copy writes both. Block 0 belongs to
-    nobody: rows that pad a batch read and write it.
+    The heads of a position hold its keys first, then its values, so that one copy writes both. Block 0
+    belongs to nobody: rows that pad a batch read and write it.
     """
 
     def __init__(self, shape: LMShape, num_blocks: int, block_size: int, device: torch.device) -> None:
         size = (shape.num_layers, num_blocks, block_size, 2 * shape.num_kv_heads, shape.head_dim)
-        # Zeros, because a masked position may hold anything but a NaN. The system maps untouched pages lazily.
+        # Zeros, because a masked position may hold anything but a NaN. Untouched pages take no memory yet.
         self.data = torch.zeros(size, dtype=shape.dtype, device=device)
 
     def copy_out(self, blocks: list[int]) -> Tensor:
@@ -49,8 +49,8 @@ def count_blocks(shape: LMShape, config: EngineConfig, max_context: int, device:
         num_blocks = min(wanted, int(_free_bytes(device) * 0.8) // block_bytes)
     if num_blocks < per_sequence + 1:
         raise ConfigError(
-            f"the KV cache has room for {num_blocks} blocks of {config.block_size} positions, but one sequence of "
-            f"{max_context} positions needs {per_sequence + 1}: raise --kv-cache-bytes to at least "
+            f"the KV cache has room for {num_blocks} blocks of {config.block_size} positions, but one sequence "
+            f"of {max_context} positions needs {per_sequence + 1}: raise --kv-cache-bytes to at least "
             f"{(per_sequence + 1) * block_bytes} or lower --max-context"
         )
     return num_blocks
@@ -59,4 +59,9 @@ def count_blocks(shape: LMShape, config: EngineConfig, max_context: int, device:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/meminfo") as lines:
+            # In KiB; counts what the system would give up of its file cache, which free pages do not.
+            return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

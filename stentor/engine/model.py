@@ -14,8 +14,8 @@ from stentor.layers.context import Batch
 class LMShape:
     """The geometry that the engine needs.
 
-    A row holds one code per codebook; codes run to `codebook_size`, of which `begin_code` fills the ramp of the
-    delay pattern and `end_code` ends the content. Keys and values of one position take
+    A row holds one code per codebook; codes run to `codebook_size`, of which `begin_code` fills the ramp of
+    the delay pattern and `end_code` ends the content. Keys and values of one position take
     [num_layers, 2 * num_kv_heads, head_dim] numbers of `dtype`.
     """
 
@@ -36,7 +36,12 @@ class LMShape:
 
 
 class SpeechLM(Protocol):
-    """A causal model over text ids and rows of codes, without any state of its own."""
+    """A causal model over text ids and rows of codes, without any state of its own.
+
+    What it computes for one token or row must not depend, to the last bit, on the others of the same call:
+    that is what makes a seed say the same in any batch (`layers.linear` and `layers.attention` do their
+    part).
+    """
 
     shape: LMShape
     device: torch.device
@@ -52,7 +57,7 @@ class SpeechLM(Protocol):
         """Embed rows of codes, int64 [num_rows, num_codebooks], as [num_rows, hidden_size]."""
 
     def forward(self, hidden: Tensor, batch: Batch, cache: Tensor, attention: AttentionBackend) -> Tensor:
-        """The backbone with its final norm, [num_tokens, hidden_size] to the same; fills the cache's slots."""
+        """The backbone with its final norm, [num_tokens, hidden_size] to the same; fills the batch's slots."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of every code, [num_rows, hidden_size] to float32 [num_rows, num_codebooks, codebook_size]."""
+        """Scores of all codes, [num_rows, hidden_size] to float32 [num_rows, num_codebooks, codebook_size]."""

@@ -1,5 +1,6 @@
 """Runs a model over a batch: turns what the scheduler decided into tensors, and tensors into rows."""
 
+import math
 from collections.abc import Sequence as Rows
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from stentor.engine.kv_cache import KVCache
 from stentor.engine.model import SpeechLM
 from stentor.engine.noise import stream_key
-from stentor.engine.sampler import GREEDY_TEMPERATURE, advance
+from stentor.engine.sampler import Draw, advance, most_candidates
 from stentor.engine.scheduler import Removal
 from stentor.engine.sequence import Sequence
 from stentor.engine.state import BatchState, Status
@@ -17,14 +18,13 @@ from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import DecodeBatch, PrefillBatch, PrefillSpan
 from stentor.request import Array
 
-# Block tables are cut to the longest sequence of the batch, in steps of this many blocks, so that shapes repeat.
-_BLOCKS_STEP = 4
-# The smallest set of candidates, so that a request's top_k seldom changes the shape of the sampler's work.
-_CANDIDATES_STEP = 64
+# Block tables are cut to the longest sequence of the batch, to a multiple of this many positions: shapes
+# repeat, and vector kernels leave no remainder, which they would round otherwise.
+_LENGTH_STEP = 64
 
 
 class ModelRunner:
-    """One model, its cache and the state of its batch. Slots are rows of the batch, as the scheduler numbers them."""
+    """One model, its cache and the state of its batch; slots are its rows, as the scheduler numbers them."""
 
     def __init__(
         self,
@@ -39,11 +39,10 @@ class ModelRunner:
         self._attention = attention
         self._cache = cache
         self._block_size = block_size
-        self._pads = model.device.type == "cpu" and model.shape.dtype in (torch.float32, torch.float64)
-        max_blocks = -(-max_context // block_size) + _BLOCKS_STEP
-        size = max(max_running, self._padded(1))
-        self._state = BatchState.allocate(size, model.shape.num_codebooks, max_blocks, model.device)
-        self._candidates = 0
+        self._blocks_step = _LENGTH_STEP // math.gcd(_LENGTH_STEP, block_size)
+        max_blocks = -(-max_context // block_size) + self._blocks_step
+        self._state = BatchState.allocate(max_running, model.shape.num_codebooks, max_blocks, model.device)
+        self._candidates = 1
 
     @torch.inference_mode()
     def prefill(self, sequences: Rows[Sequence], first_slot: int) -> Array:
@@ -66,17 +65,16 @@ class ModelRunner:
 
     @torch.inference_mode()
     def decode(self, num_running: int, longest: int) -> Array:
-        """One step of the sequences in the slots before `num_running`, the longest of which has `longest` positions.
+        """One step of the sequences in the slots before `num_running`, the longest of `longest` positions.
 
         Returns:
             int64 [num_running, num_codebooks + 1], as `advance` reports.
         """
-        wanted = -(-(longest // self._block_size + 1) // _BLOCKS_STEP) * _BLOCKS_STEP
-        record = self._decode(self._padded(num_running), wanted, self._candidates)
-        return self._read(record[:num_running])
+        wanted = -(-(longest // self._block_size + 1) // self._blocks_step) * self._blocks_step
+        return self._read(self._decode(num_running, wanted, self._candidates))
 
     def _decode(self, size: int, num_blocks: int, candidates: int) -> Tensor:
-        """The step itself: no look at a value, no shape that depends on one; three numbers choose its graph."""
+        """The step itself: no look at a value, no shape that hangs on one; three numbers choose its graph."""
         state = self._state.rows(0, size)
         block = state.positions // self._block_size
         slots = state.block_tables.gather(1, block[:, None])[:, 0] * self._block_size
@@ -90,8 +88,9 @@ class ModelRunner:
         return record
 
     def set_sampling(self, running: Rows[Sequence]) -> None:
-        """Choose the sampler's work for a new batch: none if all is greedy, else enough for every top_k."""
-        self._candidates = max((self._candidates_of(sequence) for sequence in running), default=0)
+        """Choose the sampler's work for a new batch."""
+        size = self._model.shape.codebook_size
+        self._candidates = most_candidates((Draw.of(sequence.sampling, size) for sequence in running), size)
 
     def extend(self, extended: list[tuple[int, int, int]]) -> None:
         """Enter further blocks, each (slot, index in its table, block), into the block tables."""
@@ -118,20 +117,6 @@ class ModelRunner:
         self._state.write_row(slot, row)
         self._write_blocks(slot, sequence)
 
-    def _padded(self, size: int) -> int:
-        # A matrix product of three or fewer rows takes another kernel in float32 on a CPU, which rounds
-        # otherwise than larger ones do: a request alone would not get the codes that it gets in a batch.
-        return max(size, 4) if self._pads else size
-
-    def _candidates_of(self, sequence: Sequence) -> int:
-        sampling = sequence.sampling
-        temperature, top_k = sampling.temperature or 0.0, sampling.top_k or 0
-        if temperature <= GREEDY_TEMPERATURE or top_k == 1:
-            return 0
-        if not top_k:
-            return self._model.shape.codebook_size
-        return -(-top_k // _CANDIDATES_STEP) * _CANDIDATES_STEP
-
     def _prefill_batch(self, sequences: Rows[Sequence]) -> PrefillBatch:
         device = self._model.device
         spans: list[PrefillSpan] = []
@@ -142,24 +127,25 @@ class ModelRunner:
             context = len(sequence.prompt)
             blocks = torch.tensor(sequence.blocks, device=device)
             position = torch.arange(sequence.num_cached, context, device=device)
+            block = blocks[position // self._block_size]
             positions.append(position)
-            slots.append(blocks[position // self._block_size] * self._block_size + position % self._block_size)
+            slots.append(block * self._block_size + position % self._block_size)
             spans.append(PrefillSpan(start, start + len(position), context, blocks))
             start += len(position)
         return PrefillBatch(torch.cat(positions), torch.cat(slots), tuple(spans))
 
     def _write_row(self, slot: int, sequence: Sequence) -> None:
-        state, sampling = self._state, sequence.sampling
+        state, draw = self._state, Draw.of(sequence.sampling, self._model.shape.codebook_size)
         state.clear_row(slot)
         state.status[slot] = Status.RUNNING
         state.positions[slot] = len(sequence.prompt)
         state.countdown[slot] = -1
         state.max_rows[slot] = sequence.max_rows
         state.guard_rows[slot] = sequence.guard_rows or sequence.max_rows + 1
-        state.noise_key[slot] = stream_key(sampling.seed or 0)
-        state.temperature[slot] = sampling.temperature or 0.0
-        state.top_p[slot] = sampling.top_p if sampling.top_p is not None else 1.0
-        state.top_k[slot] = sampling.top_k or 0
+        state.noise_key[slot] = stream_key(sequence.sampling.seed or 0)
+        state.temperature[slot] = draw.temperature
+        state.top_p[slot] = draw.top_p
+        state.top_k[slot] = draw.top_k
         self._write_blocks(slot, sequence)
 
     def _write_blocks(self, slot: int, sequence: Sequence) -> None:

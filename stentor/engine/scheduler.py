@@ -29,8 +29,8 @@ class Plan:
 class Scheduler:
     """First come, first served; the last to come makes room first.
 
-    `running[slot]` is the sequence in that row of the batch. When one leaves, the last takes its place, so the rows
-    0 .. len(running) - 1 are always all taken.
+    `running[slot]` is the sequence in that row of the batch. When one leaves, the last takes its place, so
+    the rows 0 .. len(running) - 1 are always all taken.
     """
 
     def __init__(self, blocks: BlockManager, max_running: int, max_prefill_tokens: int) -> None:
@@ -47,10 +47,10 @@ class Scheduler:
     def plan(self) -> Plan:
         """Give every running sequence a place for its next position, then fill the batch from the queue."""
         plan = Plan()
-        grown: list[Sequence] = []
+        grown: set[Sequence] = set()
         for sequence in list(self.running):
             if sequence.blocks and self._extend(sequence, plan):
-                grown.append(sequence)
+                grown.add(sequence)
         plan.extended = [
             (slot, len(sequence.blocks) - 1, sequence.blocks[-1])
             for slot, sequence in enumerate(self.running)
@@ -83,12 +83,13 @@ class Scheduler:
         budget = self._max_prefill_tokens
         while self.waiting and len(self.running) < self._max_running:
             sequence = self.waiting[0]
+            tokens = len(sequence.prompt) if sequence.saved is None else 0
             # A prompt above the whole budget still runs, alone.
-            if plan.admitted and len(sequence.prompt) > budget:
+            if plan.admitted and tokens > budget:
                 break
             if not self._blocks.allocate(sequence):
                 break
-            budget -= len(sequence.prompt) - sequence.num_cached
+            budget -= max(0, tokens - sequence.num_cached)
             self.waiting.popleft()
             self.running.append(sequence)
             plan.admitted.append(sequence)

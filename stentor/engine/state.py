@@ -21,9 +21,10 @@ class Status(IntEnum):
 class BatchState:
     """All that one step reads and writes, one row per sequence; slices of it are views.
 
-    `last_rows` [n, num_codebooks] feed the next step, at `positions`; `step` counts the rows drawn so far. `ramp` runs
-    to num_codebooks while the delay pattern opens; `countdown` is -1, or the rows left after the end of content.
-    `noise_key` carries the seed. Integers are int64, temperature and top_p float32.
+    `last_rows` [n, num_codebooks] feed the next step, at `positions`; `step` counts the rows drawn so far.
+    `ramp` runs to num_codebooks while the delay pattern opens; `countdown` is -1, or the rows left after the
+    end of content. `noise_key` carries the seed (int32), `temperature`, `top_p` (both float32) and `top_k`
+    the sampling, as `Draw` puts it. Other integers are int64.
     """
 
     last_rows: Tensor
@@ -57,7 +58,7 @@ class BatchState:
             countdown=integers(value=-1),
             max_rows=integers(value=1),
             guard_rows=integers(value=1),
-            noise_key=integers(),
+            noise_key=integers().int(),
             temperature=torch.ones(size, device=device),
             top_p=torch.ones(size, device=device),
             top_k=integers(value=1),

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stentor.errors import ConfigError
-from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
+from stentor.layers.context import Batch, DecodeBatch, PrefillSpan
+
+# MKL sums over the keys in one order, however many masked ones follow, for up to this many queries.
+_MOST_DECODE_QUERIES = 3
+# Queries are taken in tiles of this many positions that start at its multiples, so that the shape in which a
+# position is computed is given by the position, not by the length of the prompt or of its cached prefix.
+_PREFILL_TILE = 64
 
 
 class AttentionBackend(Protocol):
@@ -28,40 +34,56 @@ class AttentionBackend(Protocol):
 
 
 class SdpaBackend:
-    """`torch.nn.functional.scaled_dot_product_attention` over gathered blocks; runs anywhere."""
+    """`torch.nn.functional.scaled_dot_product_attention` over gathered blocks; runs anywhere.
+
+    What a position sees decides its result to the last bit, not what is computed beside it: a seed must say
+    the same alone, in any batch and behind a cached prefix. The order in which a CPU kernel sums depends on
+    the shapes it is called with, so the shapes here are ones that leave it alone (see the constants).
+    """
 
     def __call__(self, q: Tensor, kv: Tensor, cache: Tensor, batch: Batch) -> Tensor:
         cache.view(-1, *cache.shape[2:]).index_copy_(0, batch.slots, kv)
         if isinstance(batch, DecodeBatch):
             return self._decode(q, cache, batch)
-        return self._prefill(q, cache, batch)
+        return torch.cat([self._prefill(q[span.start : span.end], cache, span) for span in batch.spans])
 
     def _decode(self, q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
         batch_size, num_blocks = batch.block_tables.shape
         length = num_blocks * cache.shape[1]
-        num_kv_heads = cache.shape[2] // 2
-        gathered = cache.index_select(0, batch.block_tables.flatten()).view(batch_size, length, *cache.shape[2:])
-        k, v = gathered.transpose(1, 2).split(num_kv_heads, dim=1)
-        # The heads of one group share their keys: as extra query positions they need no repeated keys.
-        grouped = q.view(batch_size, num_kv_heads, -1, q.shape[-1])
+        gathered = cache.index_select(0, batch.block_tables.flatten())
+        gathered = gathered.view(batch_size, length, *cache.shape[2:])
+        k, v = gathered.transpose(1, 2).chunk(2, dim=1)
         mask = torch.arange(length, device=q.device) <= batch.positions[:, None]
-        out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask[:, None, None, :])
-        return out.reshape(batch_size, -1)
+        # The heads of one group share their keys: as extra query positions they need no repeated keys.
+        grouped = q.view(batch_size, k.shape[1], -1, q.shape[-1])
+        attended = [
+            F.scaled_dot_product_attention(part, k, v, attn_mask=mask[:, None, None, :])
+            for part in torch.split(grouped, _MOST_DECODE_QUERIES, dim=2)
+        ]
+        return torch.cat(attended, dim=2).view(batch_size, -1)
 
-    def _prefill(self, q: Tensor, cache: Tensor, batch: PrefillBatch) -> Tensor:
-        num_kv_heads = cache.shape[2] // 2
-        out = torch.empty_like(q)
-        for span in batch.spans:
-            context = cache.index_select(0, span.blocks).flatten(0, 1)[: span.context]
-            k, v = context.transpose(0, 1).split(num_kv_heads, dim=0)
-            positions = batch.positions[span.start : span.end]
-            mask = torch.arange(span.context, device=q.device) <= positions[:, None]
-            query = q[span.start : span.end].transpose(0, 1)
-            attended = F.scaled_dot_product_attention(
-                query[None], k[None], v[None], attn_mask=mask[None, None], enable_gqa=True
-            )
-            out[span.start : span.end] = attended[0].transpose(0, 1)
-        return out.flatten(1)
+    def _prefill(self, q: Tensor, cache: Tensor, span: PrefillSpan) -> Tensor:
+        first, end = span.context - len(q), -(-span.context // _PREFILL_TILE) * _PREFILL_TILE
+        start = first - first % _PREFILL_TILE
+        context = cache.index_select(0, span.blocks).flatten(0, 1)[: span.context]
+        context = F.pad(context, (0, 0, 0, 0, 0, end - span.context))
+        k, v = context.transpose(0, 1).chunk(2, dim=0)
+        queries = F.pad(q, (0, 0, 0, 0, first - start, end - span.context)).transpose(0, 1)
+        attended = [
+            self._tile(queries[:, tile - start : tile - start + _PREFILL_TILE], k, v, tile)
+            for tile in range(start, end, _PREFILL_TILE)
+        ]
+        return torch.cat(attended)[first - start :][: len(q)]
+
+    @staticmethod
+    def _tile(q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+        """The positions from `start` on, [num_heads, tile, head_dim] to [tile, num_heads * head_dim]."""
+        end = start + q.shape[1]
+        mask = torch.ones(q.shape[1], end, dtype=torch.bool, device=q.device).tril(start)
+        attended = F.scaled_dot_product_attention(
+            q[None], k[None, :, :end], v[None, :, :end], attn_mask=mask, enable_gqa=True
+        )
+        return attended[0].transpose(0, 1).flatten(1)
 
 
 BACKENDS: dict[str, type[AttentionBackend]] = {"sdpa": SdpaBackend}

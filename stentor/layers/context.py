@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -10,8 +9,8 @@ from torch import Tensor
 class DecodeBatch:
     """One new position for each of `batch` sequences.
 
-    `positions` int64 [batch] are the new positions, `slots` int64 [batch] their places in the cache
-    (block * block_size + offset), `block_tables` int64 [batch, num_blocks] the blocks of each sequence. Rows that pad
+    `positions` int64 [batch] are the new positions, `slots` int64 [batch] their places in the cache (block *
+    block_size + offset), `block_tables` int64 [batch, num_blocks] the blocks of each sequence. Rows that pad
     the batch stand at position 0 of block 0, which belongs to nobody.
     """
 
@@ -34,7 +33,8 @@ class PrefillSpan:
 class PrefillBatch:
     """Many new positions of several sequences, one after the other.
 
-    `positions` and `slots` are int64 [num_tokens]; each span's `blocks` int64 [num_blocks] cover its whole context.
+    `positions` and `slots` are int64 [num_tokens]; each span's `blocks` int64 [num_blocks] cover its whole
+    context.
     """
 
     positions: Tensor

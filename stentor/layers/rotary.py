@@ -7,8 +7,8 @@ from torch import Tensor
 class RotaryTable:
     """cos and signed sin of every position, [max_positions, head_dim] in the model's arithmetic.
 
-    Angles are position * theta^(-2i/head_dim), computed in float64; only cos and sin are rounded to the model's
-    dtype, as in training (RoFormer, arXiv:2104.09864).
+    Angles are position * theta^(-2i/head_dim), computed in float64; only cos and sin are rounded to the
+    model's dtype, as in training (RoFormer, arXiv:2104.09864).
     """
 
     def __init__(self, head_dim: int, max_positions: int, theta: float, dtype: torch.dtype, device: torch.device):

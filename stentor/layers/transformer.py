@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch
+from stentor.layers.linear import Linear
 from stentor.layers.rotary import RotaryTable, rotate
 
 
@@ -30,12 +31,12 @@ class BlockWeights:
     """
 
     input_norm: Tensor
-    qkv: Tensor
+    qkv: Linear
     qk_norm: Tensor
-    output: Tensor
+    output: Linear
     post_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Linear
+    down: Linear
 
 
 class DecoderBlock:
@@ -49,11 +50,11 @@ class DecoderBlock:
         """One block over `x` [num_tokens, hidden_size]; keys and values go to `layer` of the cache."""
         shape, weights = self._shape, self._weights
         normed = F.rms_norm(x, (shape.hidden_size,), weights.input_norm, shape.norm_eps)
-        qkv = F.linear(normed, weights.qkv).view(len(x), -1, shape.head_dim)
-        x = x + F.linear(self._attention(qkv, attend, layer), weights.output)
+        qkv = weights.qkv(normed).view(len(x), -1, shape.head_dim)
+        x = x + weights.output(self._attention(qkv, attend, layer))
         normed = F.rms_norm(x, (shape.hidden_size,), weights.post_norm, shape.norm_eps)
-        gate, up = F.linear(normed, weights.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate).mul_(up), weights.down)
+        gate, up = weights.gate_up(normed).chunk(2, dim=-1)
+        return x + weights.down(F.silu(gate).mul_(up))
 
     def _attention(self, qkv: Tensor, attend: "Attend", layer: int) -> Tensor:
         rotated_heads = self._shape.num_heads + self._shape.num_kv_heads

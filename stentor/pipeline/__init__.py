@@ -1,1 +1,1 @@
-"""Runs stages anywhere and ends every request exactly once."""
+"""Runs stages anywhere: one pipeline, workers as threads or processes, links between them."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from stentor.engine.model import LMShape
 from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch
+from stentor.layers.linear import Linear
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.transformer import Attend, BlockShape, BlockWeights, DecoderBlock, fuse
 from stentor.models.higgs_audio_v3.config import V3Config
@@ -18,7 +19,8 @@ Read = Callable[[str], Tensor]
 
 class HiggsLM:
     """Implements `SpeechLM`; one table of [num_codebooks * codebook_size, hidden_size] embeds the codes of a row
-    (their sum) and, where the checkpoint ties them, scores the next (row index: codebook * codebook_size + code).
+    (their sum) and, where the checkpoint ties them, scores the next (row index: codebook * codebook_size +
+    code).
     """
 
     def __init__(self, config: V3Config, read: Read, dtype: torch.dtype, device: torch.device) -> None:
@@ -42,9 +44,8 @@ class HiggsLM:
         self._hidden_size, self._norm_eps = config.hidden_size, config.norm_eps
         self._text_embedding = load("tied.embedding.text_embedding.weight")
         self._code_embedding = load("tied.embedding.modality_embeddings.0.embedding.weight")
-        self._head = self._code_embedding
-        if not config.tied_heads:
-            self._head = load("tied.head.modality_heads.0.weight")
+        head = self._code_embedding if config.tied_heads else load("tied.head.modality_heads.0.weight")
+        self._head = Linear(head)
         self._blocks = [_block(config, load, layer) for layer in range(config.num_layers)]
         self._norm = load("body.norm.weight")
         self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta, dtype, device)
@@ -70,10 +71,9 @@ class HiggsLM:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `SpeechLM.logits`."""
-        scores = F.linear(hidden, self._head)
-        if scores.dtype != torch.float64:
-            scores = scores.float()
-        return scores.view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
+        return (
+            self._head(hidden).float().view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
+        )
 
 
 def _block(config: V3Config, load: Read, layer: int) -> DecoderBlock:
@@ -84,12 +84,12 @@ def _block(config: V3Config, load: Read, layer: int) -> DecoderBlock:
     key_norm = part("self_attn.k_norm").expand(config.num_kv_heads, -1)
     weights = BlockWeights(
         input_norm=part("input_layernorm"),
-        qkv=fuse(*(part(f"self_attn.{name}_proj") for name in "qkv")),
+        qkv=Linear(fuse(*(part(f"self_attn.{name}_proj") for name in "qkv"))),
         qk_norm=fuse(query_norm, key_norm),
-        output=part("self_attn.o_proj"),
+        output=Linear(part("self_attn.o_proj")),
         post_norm=part("post_attention_layernorm"),
-        gate_up=fuse(part("mlp.gate_proj"), part("mlp.up_proj")),
-        down=part("mlp.down_proj"),
+        gate_up=Linear(fuse(part("mlp.gate_proj"), part("mlp.up_proj"))),
+        down=Linear(part("mlp.down_proj")),
     )
     shape = BlockShape(
         config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim, config.norm_eps

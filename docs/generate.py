@@ -1,0 +1,210 @@
+"""Writes the pages that are made from code and results: settings, commands, HTTP fields, benchmark tables.
+
+`make docs` runs it; a test fails when a page on disk is not what this would write.
+"""
+
+import json
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+from pydantic import BaseModel
+
+from stentor.bench import report
+from stentor.cli.main import app
+from stentor.cli.options import describe_default
+from stentor.config import Config, Setting, settings
+from stentor.request import ModelInfo, SamplingParams
+from stentor.server.app import create_app
+from stentor.server.protocol import ReferenceBody, SpeechBody
+from stentor.voices import VoiceStore
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+_MADE = "<!-- Written by docs/generate.py (`make docs`); edit the code instead. -->"
+_SETTINGS_PANEL = "Settings: "
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page with the text it should have."""
+    results = load_results()
+    reference = ROOT / "docs" / "reference"
+    http, readme = reference / "http-api.md", ROOT / "README.md"
+    return {
+        reference / "config.md": config_page(),
+        reference / "cli.md": cli_page(),
+        http: http_page(http.read_text()),
+        ROOT / "BENCHMARKS.md": benchmarks_page(results),
+        readme: fill(readme.read_text(), "benchmark table", server_table(results)),
+    }
+
+
+def config_page() -> str:
+    """One table per section of `Config`."""
+    lines = ["# Settings", "", _MADE, ""]
+    lines += [
+        "Each setting is a flag of the commands that use its section and a `STENTOR_*` variable. A flag wins "
+        "over its variable, a variable over the default. From Python: `stentor.Config`."
+    ]
+    by_section: dict[str, list[Setting]] = {}
+    for item in settings():
+        by_section.setdefault(item.section, []).append(item)
+    for section, items in by_section.items():
+        about = (type(getattr(Config(), section)).__doc__ or "").strip()
+        lines += [
+            "",
+            f"## {section}",
+            "",
+            about,
+            "",
+            "| flag | variable | default | meaning |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{item.flag}` | `{item.environment_name}` | {describe_default(item.default)} | {item.help} |"
+            for item in items
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def cli_page() -> str:
+    """One section per command."""
+    lines = ["# Commands", "", _MADE, ""]
+    lines += [
+        "Data goes to stdout, everything else to stderr. The exit status is 0, or 1 with one line that says "
+        "what is wrong, or 2 for a command line that cannot be read."
+    ]
+    for name, command in _commands("stentor", typer.main.get_command(app)):
+        lines += ["", f"## {name}", "", (command.help or "").strip(), ""]
+        lines += list(_parameters(command))
+    return "\n".join(lines) + "\n"
+
+
+def _commands(name: str, command: Any) -> Iterable[tuple[str, Any]]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield name, command
+        return
+    for child_name, child in children.items():
+        yield from _commands(f"{name} {child_name}", child)
+
+
+def _parameters(command: Any) -> Iterable[str]:
+    yield "| argument or flag | meaning |"
+    yield "|---|---|"
+    sections: list[str] = []
+    for parameter in command.params:
+        panel = getattr(parameter, "rich_help_panel", None) or ""
+        if panel.startswith(_SETTINGS_PANEL):
+            sections.append(panel.removeprefix(_SETTINGS_PANEL))
+            continue
+        if parameter.name == "help":
+            continue
+        names = [*parameter.opts, *parameter.secondary_opts] if parameter.param_type_name == "option" else []
+        shown = (
+            ", ".join(f"`{flag}`" for flag in names) or f"`{(parameter.metavar or parameter.name).upper()}`"
+        )
+        yield f"| {shown} | {(parameter.help or '').strip()} |"
+    if sections:
+        named = ", ".join(f"[{section}](config.md#{section})" for section in dict.fromkeys(sections))
+        yield ""
+        yield f"And the flags of the settings {named}."
+
+
+def load_results() -> list[dict[str, Any]]:
+    """All saved results, oldest first."""
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+
+
+def latest(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest result of each benchmark, model and machine."""
+    newest = {(r["benchmark"], r["model"], report.hardware(r)): r for r in results}
+    return list(newest.values())
+
+
+def benchmarks_page(results: list[dict[str, Any]]) -> str:
+    """Caveats first, then the newest table of each benchmark, then how to make them."""
+    lines = [
+        "# Benchmarks",
+        "",
+        _MADE,
+        "",
+        (ROOT / "benchmarks" / "README.md").read_text().split("\n", 2)[2].strip(),
+    ]
+    for result in latest(results):
+        made = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        lines += ["", f"## {report.headline(result).splitlines()[0]}", ""]
+        lines += [*report.headline(result).splitlines()[1:], *([""] if "plain" in result else [])]
+        lines += [
+            report.table(result["rows"]),
+            "",
+            f"{result['date']}; {made}; settings {json.dumps(result['settings'])}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def server_table(results: list[dict[str, Any]]) -> str:
+    """The newest figures of a server."""
+    served = [result for result in latest(results) if result["benchmark"] == "serve"]
+    if not served:
+        return "None yet."
+    return "\n\n".join([report.headline(served[-1]), report.table(served[-1]["rows"])])
+
+
+def http_page(page: str) -> str:
+    """The page with its tables of routes and fields as the server has them."""
+    page = fill(page, "routes", routes_table())
+    page = fill(page, "fields", fields_table(SpeechBody))
+    return fill(page, "reference fields", fields_table(ReferenceBody))
+
+
+def routes_table() -> str:
+    """Each route with its summary."""
+    unused: Any = type("NoPipeline", (), {"stats": dict, "ready": bool})()
+    info = ModelInfo("", "", 24_000, 960, 8, 1024, (), 1, SamplingParams())
+    paths = create_app(unused, info, VoiceStore(""), Config()).openapi()["paths"]
+    lines = ["| route | what it does |", "|---|---|"]
+    for path, methods in paths.items():
+        lines += [f"| `{method.upper()} {path}` | {route['summary']} |" for method, route in methods.items()]
+    return "\n".join(lines)
+
+
+def fields_table(body: type[BaseModel]) -> str:
+    """Each field of a body with its default."""
+    lines = ["| field | default | meaning |", "|---|---|---|"]
+    for name, field in body.model_fields.items():
+        default = "required" if field.is_required() else json.dumps(field.default)
+        lines.append(f"| `{name}` | {default} | {field.description}{_choices(field.annotation)} |")
+    return "\n".join(lines)
+
+
+def _choices(annotation: Any) -> str:
+    """The values of a `Literal`, wherever in the annotation it stands."""
+    if typing.get_origin(annotation) is Literal:
+        return f" One of {', '.join(typing.get_args(annotation))}."
+    return "".join(_choices(inner) for inner in typing.get_args(annotation))
+
+
+def fill(page: str, name: str, content: str) -> str:
+    """The page with what stands between its marks `<!-- name -->` and `<!-- end of name -->` replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"the page has no marks {begin} and {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def main() -> None:
+    """Write the pages that changed."""
+    for path, text in pages().items():
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Knows what is measured of a request (TTFA, RTF, underruns) and of the pipeline, and tells Prometheus."""
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_TTFA_BUCKETS_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
+_REQUEST_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+_RTF_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5)
+
+
+class PlayoutClock:
+    """A listener who plays from the first samples on and never skips: how often, and how long, did they wait.
+
+    `underruns` counts the times that playback stood still, `starved_s` sums their seconds.
+    """
+
+    def __init__(self, sample_rate_hz: int) -> None:
+        self.underruns = 0
+        self.starved_s = 0.0
+        self._sample_rate_hz = sample_rate_hz
+        self._played_out_s: float | None = None
+
+    def arrived(self, num_samples: int, at_s: float) -> None:
+        """More samples, at a time of any monotonic clock; calls come in the order of time."""
+        if num_samples == 0:
+            return
+        if self._played_out_s is None:
+            self._played_out_s = at_s
+        if at_s > self._played_out_s:
+            self.underruns += 1
+            self.starved_s += at_s - self._played_out_s
+            self._played_out_s = at_s
+        self._played_out_s += num_samples / self._sample_rate_hz
+
+
+class Metrics:
+    """All series of one server, in a registry of its own.
+
+    `pipeline_stats` gives, when asked, what `Pipeline.stats` does.
+    """
+
+    def __init__(self, pipeline_stats: Callable[[], Mapping[str, Any]]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_PipelineCollector(pipeline_stats))
+        counter = functools.partial(Counter, registry=self.registry)
+        histogram = functools.partial(Histogram, registry=self.registry)
+        self.responses = counter("stentor_http_responses", "HTTP responses by status.", ["status"])
+        self.requests = counter(
+            "stentor_speech_requests",
+            "Ended speech requests by outcome (done, refused, error, aborted, overloaded) and finish reason.",
+            ["outcome", "finish_reason"],
+        )
+        self.in_flight = Gauge(
+            "stentor_speech_in_flight", "Speech requests being answered.", registry=self.registry
+        )
+        self.ttfa = histogram(
+            "stentor_ttfa_seconds",
+            "Seconds from a request to its first audio.",
+            ["streamed"],
+            buckets=_TTFA_BUCKETS_S,
+        )
+        self.duration = histogram(
+            "stentor_speech_request_seconds",
+            "Seconds from a request to its end, if done.",
+            buckets=_REQUEST_BUCKETS_S,
+        )
+        self.rtf = histogram(
+            "stentor_rtf", "Seconds taken per second of audio, if done.", buckets=_RTF_BUCKETS
+        )
+        self.audio = counter("stentor_audio_seconds", "Seconds of audio handed out.")
+        self.tokens = counter(
+            "stentor_tokens", "Positions of prompts, and rows generated, if done.", ["kind"]
+        )
+        self.underruns = counter(
+            "stentor_underruns", "Times that a listener playing along ran dry in a stream."
+        )
+        self.starved = counter("stentor_underrun_seconds", "Seconds that such listeners waited.")
+        self.streams = counter(
+            "stentor_streams",
+            "Streams that brought audio, by continuity (kept, broken).",
+            ["continuity"],
+        )
+
+    def measure(self, sample_rate_hz: int, *, streamed: bool) -> "RequestMeter":
+        """Begin to measure a request, now."""
+        return RequestMeter(self, sample_rate_hz, streamed)
+
+    def render(self) -> bytes:
+        """Everything in Prometheus's text format (`CONTENT_TYPE`)."""
+        return generate_latest(self.registry)
+
+
+class RequestMeter:
+    """Measures one speech request from its beginning to its one end; its figures go to `Metrics` then."""
+
+    def __init__(self, metrics: Metrics, sample_rate_hz: int, streamed: bool) -> None:
+        self.ttfa_s: float | None = None
+        self.audio_s = 0.0
+        self.clock = PlayoutClock(sample_rate_hz)
+        self._metrics = metrics
+        self._sample_rate_hz = sample_rate_hz
+        self._streamed = streamed
+        self._started_s = time.monotonic()
+        self._ended = False
+        metrics.in_flight.inc()
+
+    def heard(self, num_samples: int) -> None:
+        """Samples are there for the caller, now; none are no audio."""
+        if num_samples == 0:
+            return
+        now_s = time.monotonic()
+        if self.ttfa_s is None:
+            self.ttfa_s = now_s - self._started_s
+            self._metrics.ttfa.labels(str(self._streamed).lower()).observe(self.ttfa_s)
+        self.clock.arrived(num_samples, now_s)
+        self.audio_s += num_samples / self._sample_rate_hz
+        self._metrics.audio.inc(num_samples / self._sample_rate_hz)
+
+    def end(
+        self, outcome: str, *, finish_reason: str = "", prompt_tokens: int = 0, completion_tokens: int = 0
+    ) -> float:
+        """Record how the request ended, at most once; gives the seconds it took."""
+        taken_s = time.monotonic() - self._started_s
+        if self._ended:
+            return taken_s
+        self._ended = True
+        metrics = self._metrics
+        metrics.in_flight.dec()
+        metrics.requests.labels(outcome, finish_reason).inc()
+        metrics.tokens.labels("prompt").inc(prompt_tokens)
+        metrics.tokens.labels("completion").inc(completion_tokens)
+        if self._streamed and self.audio_s > 0:
+            metrics.underruns.inc(self.clock.underruns)
+            metrics.starved.inc(self.clock.starved_s)
+            metrics.streams.labels("broken" if self.clock.underruns else "kept").inc()
+        if outcome == "done":
+            metrics.duration.observe(taken_s)
+            metrics.rtf.observe(taken_s / self.audio_s)
+        return taken_s
+
+
+class _PipelineCollector:
+    """Asks the pipeline at each scrape: its requests, each stage's gauges, its links and workers."""
+
+    def __init__(self, pipeline_stats: Callable[[], Mapping[str, Any]]) -> None:
+        self._pipeline_stats = pipeline_stats
+
+    def describe(self) -> Iterable[Metric]:
+        # Nothing to ask before the first scrape.
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._pipeline_stats()
+        yield _gauge("requests", "Requests in the house, by state.", "state", stats["requests"])
+        yield _gauge("link_messages", "Messages under way to a stage.", "stage", stats["links"])
+        by_name: dict[str, dict[str, float]] = {}
+        for stage, gauges in stats["stages"].items():
+            for name, value in gauges.items():
+                by_name.setdefault(name, {})[stage] = value
+        for name, values in by_name.items():
+            yield _gauge(name, f"{name.replace('_', ' ').capitalize()} of a stage.", "stage", values)
+        ready = {worker: state["ready"] for worker, state in stats["workers"].items()}
+        yield _gauge("worker_ready", "Whether a worker is up.", "worker", ready)
+        restarts = CounterMetricFamily(
+            "stentor_worker_restarts", "Times that a worker was started again.", labels=["worker"]
+        )
+        for worker, state in stats["workers"].items():
+            restarts.add_metric([worker], state["restarts"])
+        yield restarts
+
+
+def _gauge(name: str, about: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"stentor_{name}", about, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], float(value))
+    return family

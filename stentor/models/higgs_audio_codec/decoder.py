@@ -1,0 +1,90 @@
+"""The codec's decoder: codes to waveform, with the quantizers folded into lookup tables."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stentor.models.higgs_audio_codec.config import CodecConfig
+from stentor.models.higgs_audio_codec.convolution import (
+    Convolution,
+    ReadWeight,
+    Snake,
+    Target,
+    UpsamplingConvolution,
+    residual_units,
+)
+
+
+class Decoder:
+    """Tables, then the acoustic decoder: a Descript audio decoder (arXiv:2306.06546) without its final tanh.
+
+    Not causal: a frame's samples depend on `CodecConfig.context_frames` frames on either side.
+    """
+
+    def __init__(self, read: ReadWeight, config: CodecConfig, target: Target) -> None:
+        self._target = target
+        table = fold_quantizers(read, config)
+        self._table = table.reshape(-1, table.shape[-1]).to(target.device)
+        self._first_rows = config.codebook_size * torch.arange(config.num_codebooks, device=target.device)
+        place = "acoustic_decoder"
+        self._conv1 = _edge(read(f"{place}.conv1.weight"), read(f"{place}.conv1.bias"), target)
+        self._blocks = [
+            _Block(read, f"{place}.block.{number}", stride, target)
+            for number, stride in enumerate(config.acoustic.upsampling_ratios)
+        ]
+        snake = Snake(read, f"{place}.snake1", target)
+        self._conv2 = _edge(read(f"{place}.conv2.weight"), read(f"{place}.conv2.bias"), target, snake)
+
+    @torch.inference_mode()
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Integers [batch, frames, codebooks], all below the codebook size, to float32 [batch, samples].
+
+        The samples may exceed 1 in magnitude.
+        """
+        batch, frames, codebooks = codes.shape
+        rows = (codes.to(self._target.device) + self._first_rows).reshape(-1, codebooks)
+        latents = F.embedding_bag(rows, self._table, mode="sum").to(self._target.dtype)
+        x = self._conv1(latents.reshape(batch, 1, frames, -1).permute(0, 3, 1, 2))
+        for block in self._blocks:
+            x = block(x)
+        return self._conv2(x).reshape(batch, -1).float()
+
+
+class _Block:
+    """Snake, upsampling by `stride` to half as many channels, three residual units."""
+
+    def __init__(self, read: ReadWeight, place: str, stride: int, target: Target) -> None:
+        weight, bias = read(f"{place}.conv_t1.weight"), read(f"{place}.conv_t1.bias")
+        snake = Snake(read, f"{place}.snake1", target)
+        self._upsample = UpsamplingConvolution(weight, bias, stride, target, snake)
+        self._units = residual_units(read, place, target)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self._upsample(x)
+        for unit in self._units:
+            x = unit(x)
+        return x
+
+
+def fold_quantizers(read: ReadWeight, config: CodecConfig) -> Tensor:
+    """What each code adds to the decoder's input, float32 [codebooks, codebook size, acoustic hidden size].
+
+    Everything before the decoder is linear in each code: it sums over the codebooks q
+    project_out_q(embed_q[code_q]) and applies fc2. The constant terms are in the first codebook's entries.
+    """
+    fc2 = read("fc2.weight").double()
+    constant = read("fc2.bias").double()
+    tables = []
+    for level in range(config.num_codebooks):
+        place = f"quantizer.quantizers.{level}"
+        tables.append(
+            read(f"{place}.codebook.embed").double() @ (fc2 @ read(f"{place}.project_out.weight").double()).T
+        )
+        constant += fc2 @ read(f"{place}.project_out.bias").double()
+    tables[0] += constant
+    return torch.stack(tables).float()
+
+
+def _edge(weight: Tensor, bias: Tensor, target: Target, snake: Snake | None = None) -> Convolution:
+    """A convolution that keeps the length."""
+    return Convolution(weight, bias, target, snake, padding=weight.shape[-1] // 2)

@@ -1,0 +1,114 @@
+"""The codec's encoder: reference recordings to codes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stentor.models.higgs_audio_codec.config import AcousticConfig, CodecConfig
+from stentor.models.higgs_audio_codec.convolution import (
+    Convolution,
+    ReadWeight,
+    Snake,
+    Target,
+    residual_units,
+)
+from stentor.models.higgs_audio_codec.semantic import SemanticEncoder
+from stentor.request import Array
+
+
+class CodecEncoder:
+    """Acoustic and semantic latents, fused and quantised residually; in float32, for near ties decide.
+
+    HuBERT comes from transformers, which is imported here and nowhere earlier.
+    """
+
+    def __init__(self, read: ReadWeight, config: CodecConfig, device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self._acoustic = _AcousticEncoder(read, config.acoustic, Target(device, torch.float32))
+        self._semantic = SemanticEncoder(read, config, device)
+        self._fc = read("fc.weight").to(device), read("fc.bias").to(device)
+        self._levels = [
+            _Quantizer(read, f"quantizer.quantizers.{level}", device) for level in range(config.num_codebooks)
+        ]
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Sequence[Array]) -> list[Array]:
+        """Mono float32 [samples] at the codec's rate, all of one length, to uint16 [frames, codebooks] each.
+
+        Clips are lengthened by silence to whole frames, and to one second. Not to each other's length: a
+        clip's codes depend on all of it, padding included.
+        """
+        assert len({len(waveform) for waveform in waveforms}) == 1, "clips of one batch must be of one length"
+        batch = torch.from_numpy(np.stack(waveforms).astype(np.float32)).to(self._device)
+        batch = F.pad(batch, (0, self._config.padded_length(batch.shape[-1]) - batch.shape[-1]))
+        latents = torch.cat((self._acoustic(batch), self._semantic(batch)), dim=1).transpose(1, 2)
+        residual = F.linear(latents, *self._fc)
+        codes = []
+        for level in self._levels:
+            code, residual = level(residual)
+            codes.append(code)
+        return list(torch.stack(codes, dim=-1).cpu().numpy().astype(np.uint16))
+
+
+class _AcousticEncoder:
+    """A Descript audio encoder (arXiv:2306.06546)."""
+
+    def __init__(self, read: ReadWeight, config: AcousticConfig, target: Target) -> None:
+        place = "acoustic_encoder"
+        weight = read(f"{place}.conv1.weight")
+        self._conv1 = Convolution(weight, read(f"{place}.conv1.bias"), target, padding=weight.shape[-1] // 2)
+        self._blocks = [
+            _Block(read, f"{place}.block.{number}", stride, target)
+            for number, stride in enumerate(config.downsampling_ratios)
+        ]
+        weight, snake = read(f"{place}.conv2.weight"), Snake(read, f"{place}.snake1", target)
+        bias = read(f"{place}.conv2.bias")
+        self._conv2 = Convolution(weight, bias, target, snake, padding=weight.shape[-1] // 2)
+
+    def __call__(self, waveforms: Tensor) -> Tensor:
+        """[batch, samples] to [batch, acoustic hidden size, frames]."""
+        x = self._conv1(waveforms[:, None, None, :])
+        for block in self._blocks:
+            x = block(x)
+        return self._conv2(x).squeeze(2)
+
+
+class _Block:
+    """Three residual units, Snake, downsampling by `stride` to twice as many channels."""
+
+    def __init__(self, read: ReadWeight, place: str, stride: int, target: Target) -> None:
+        self._units = residual_units(read, place, target)
+        weight, bias = read(f"{place}.conv1.weight"), read(f"{place}.conv1.bias")
+        snake = Snake(read, f"{place}.snake1", target)
+        self._downsample = Convolution(weight, bias, target, snake, stride=stride, padding=-(-stride // 2))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for unit in self._units:
+            x = unit(x)
+        return self._downsample(x)
+
+
+class _Quantizer:
+    """One level: the nearest entry of a codebook, and what it leaves for the next level."""
+
+    def __init__(self, read: ReadWeight, place: str, device: torch.device) -> None:
+        self._entries = read(f"{place}.codebook.embed").to(device)
+        self._project_in = (
+            read(f"{place}.project_in.weight").to(device),
+            read(f"{place}.project_in.bias").to(device),
+        )
+        self._project_out = (
+            read(f"{place}.project_out.weight").to(device),
+            read(f"{place}.project_out.bias").to(device),
+        )
+
+    def __call__(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """[batch, frames, hidden size] to codes [batch, frames] and the new residual."""
+        projected = F.linear(residual, *self._project_in)
+        distances = self._entries.square().sum(dim=1) - 2 * projected @ self._entries.T
+        codes = distances.argmin(dim=-1)
+        return codes, residual - F.linear(self._entries[codes], *self._project_out)

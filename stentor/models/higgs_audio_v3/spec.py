@@ -1,0 +1,161 @@
+"""Higgs Audio v3 as Stentor serves it: what a checkpoint offers, and the four stages that serve it.
+
+The build functions run inside the workers; what they import loads torch, so nothing here does it earlier.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stentor.audio.fetch import ReferenceReader
+from stentor.config import Config
+from stentor.models import registry
+from stentor.models.higgs_audio_codec.config import CodecConfig
+from stentor.models.higgs_audio_v3.checkpoint import (
+    CODEC_PREFIX,
+    all_shapes,
+    open_weights,
+    read_codec_config,
+)
+from stentor.models.higgs_audio_v3.config import V3Config, read_sampling_defaults
+from stentor.models.higgs_audio_v3.preprocessor import Limits, V3Preprocessor
+from stentor.models.higgs_audio_v3.tokenizer import TokenizerFile, V3Tokenizer
+from stentor.models.weights import DummyWeights, Weights
+from stentor.request import ModelInfo, Prompt
+from stentor.stages.base import Stage, StageSpec
+from stentor.stages.preprocess import PreprocessStage
+
+if TYPE_CHECKING:
+    import torch
+
+    from stentor.models.higgs_audio_codec.weights import CodecWeights
+
+
+class HiggsAudioV3:
+    """Implements `SpeechModel`."""
+
+    def describe(self, checkpoint: Path) -> ModelInfo:
+        """See `SpeechModel.describe`."""
+        config = V3Config.read(checkpoint)
+        codec = read_codec_config(checkpoint, config)
+        return ModelInfo(
+            name=registry.name_of(checkpoint),
+            checkpoint=str(checkpoint),
+            sample_rate_hz=codec.sample_rate_hz,
+            samples_per_frame=codec.samples_per_frame,
+            num_codebooks=config.num_codebooks,
+            codebook_size=config.num_codes,
+            control_tags=tuple(TokenizerFile(checkpoint).control_tags),
+            context_limit=config.max_positions,
+            sampling=read_sampling_defaults(checkpoint),
+        )
+
+    def stages(self, checkpoint: Path, config: Config) -> list[StageSpec]:
+        """See `SpeechModel.stages`; nothing is loaded yet, but all that will be has been checked."""
+        self.describe(checkpoint)
+        if config.model.load_format != "dummy":
+            self.check(checkpoint)
+        options = {"checkpoint": checkpoint, "config": config}
+        device = config.model.device
+        return [
+            StageSpec("preprocess", build_preprocess, options, group="frontend"),
+            StageSpec("encode", build_encode, options, group="frontend", device=device),
+            StageSpec("generate", build_generate, options, group="engine", device=device),
+            StageSpec("vocode", build_vocode, options, group="vocoder", device=device),
+        ]
+
+    def check(self, checkpoint: Path) -> str:
+        """See `SpeechModel.check`."""
+        config = V3Config.read(checkpoint)
+        weights = open_weights(checkpoint, config, read_codec_config(checkpoint, config))
+        numbers = sum(math.prod(shape) for shape in weights.shapes.values())
+        return f"{len(weights.shapes)} tensors, {numbers / 1e6:,.1f} million numbers"
+
+    def plain_loop(self, checkpoint: Path, config: Config) -> Callable[[Prompt], int]:
+        """See `SpeechModel.plain_loop`."""
+        from stentor.models.higgs_audio_v3.baseline import PlainLoop
+
+        device, dtype = _arithmetic(config)
+        return PlainLoop(V3Config.read(checkpoint), _weights(checkpoint, config, dtype), dtype, device)
+
+
+def build_preprocess(checkpoint: Path, config: Config) -> Stage:
+    """The stage that reads requests; needs no torch."""
+    model = V3Config.read(checkpoint)
+    codec = read_codec_config(checkpoint, model)
+    limits = Limits(
+        codec=codec,
+        context_limit=min(config.engine.max_context, model.max_positions),
+        max_reference_s=config.reference.max_seconds,
+        sampling=read_sampling_defaults(checkpoint),
+    )
+    tokenizer = V3Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size)
+    reader = ReferenceReader(config.reference)
+    return PreprocessStage(V3Preprocessor(tokenizer, limits), reader, codec.sample_rate_hz, config.reference)
+
+
+def build_encode(checkpoint: Path, config: Config) -> Stage:
+    """The stage that encodes references; the encoder is loaded when the first one comes."""
+    from stentor.models.higgs_audio_codec.encoder import CodecEncoder
+    from stentor.stages.encode import EncodeStage
+
+    def make_encoder() -> CodecEncoder:
+        device, _ = _arithmetic(config)
+        read, codec = _codec(checkpoint, config)
+        return CodecEncoder(read, codec, device)
+
+    return EncodeStage(make_encoder, config.reference.cache_bytes)
+
+
+def build_generate(checkpoint: Path, config: Config) -> Stage:
+    """The stage that runs the language model."""
+    from stentor.engine.engine import Engine
+    from stentor.models.higgs_audio_v3.lm import HiggsLM
+    from stentor.stages.generate import GenerateStage
+
+    device, dtype = _arithmetic(config)
+    weights = _weights(checkpoint, config, dtype)
+    model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device)
+    return GenerateStage(Engine(model, config.engine), model.shape)
+
+
+def build_vocode(checkpoint: Path, config: Config) -> Stage:
+    """The stage that turns codes into sound."""
+    import torch
+
+    from stentor.models.higgs_audio_codec.convolution import Target
+    from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
+    from stentor.stages.vocode import VocodeStage
+
+    device, _ = _arithmetic(config)
+    read, codec = _codec(checkpoint, config)
+    target = Target(device, getattr(torch, config.vocoder.dtype))
+    return VocodeStage(CodecVocoder(read, codec, target), config.vocoder)
+
+
+def _arithmetic(config: Config) -> "tuple[torch.device, torch.dtype]":
+    from stentor.layers.device import resolve_device, resolve_dtype
+
+    device = resolve_device(config.model.device)
+    return device, resolve_dtype(config.model.dtype, device)
+
+
+def _codec(checkpoint: Path, config: Config) -> "tuple[CodecWeights, CodecConfig]":
+    import torch
+
+    from stentor.models.higgs_audio_codec.weights import CodecWeights
+
+    codec = read_codec_config(checkpoint, V3Config.read(checkpoint))
+    return CodecWeights(_weights(checkpoint, config, torch.float32), codec, CODEC_PREFIX), codec
+
+
+def _weights(checkpoint: Path, config: Config, dtype: "torch.dtype") -> Weights:
+    """The checkpoint's tensors, or, with `--load-format dummy`, random ones of that dtype."""
+    model = V3Config.read(checkpoint)
+    codec = read_codec_config(checkpoint, model)
+    if config.model.load_format != "dummy":
+        return open_weights(checkpoint, model, codec)
+    wanted, _ = all_shapes(model, codec)
+    device, _ = _arithmetic(config)
+    return DummyWeights(wanted, dtype, device)

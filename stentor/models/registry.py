@@ -1,0 +1,97 @@
+"""Which checkpoint a MODEL argument means, and which model folder serves it."""
+
+import importlib
+from pathlib import Path
+
+from stentor.errors import ConfigError, NotFoundError
+from stentor.models.base import SpeechModel
+from stentor.models.fields import Fields
+
+BUILT_IN = "stentor-tiny"
+
+_BUILT_IN_FOLDER = Path(__file__).parents[1] / "checkpoints" / "stentor_tiny"
+# The files of a checkpoint; whatever else lies in a repository is not fetched.
+_HUB_FILES = ("*.json", "*.safetensors", "voices/*")
+# model_type of config.json -> where its SpeechModel is. Imported when it is asked for, not before.
+_MODELS = {
+    "higgs_multimodal_qwen3": "stentor.models.higgs_audio_v3.spec:HiggsAudioV3",
+}
+
+
+def resolve(model: str) -> Path:
+    """The checkpoint's folder: the built-in one ('' or 'stentor-tiny'), a local folder, or one from the hub.
+
+    A hub id is two names with a slash between ('owner/name'); the hub is asked only if there is no such
+    folder, and the files are kept in its usual cache.
+
+    Raises:
+        NotFoundError: there is no such folder, and it is no hub id.
+        ConfigError: the hub cannot be reached or has no such model.
+    """
+    if model in ("", BUILT_IN):
+        return _BUILT_IN_FOLDER
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise NotFoundError(
+            f"the model {model!r} is a file: name the folder that holds config.json", param="model"
+        )
+    if not _is_hub_id(model):
+        raise NotFoundError(
+            f"there is no model {model!r}: name a folder with a config.json, a hub id like 'owner/name', "
+            f"or nothing for the built-in voice ({BUILT_IN})",
+            param="model",
+        )
+    return _download(model)
+
+
+def model_for(folder: Path) -> SpeechModel:
+    """The model that serves the checkpoint in `folder`, by the model_type of its config.json.
+
+    Raises:
+        CheckpointError: there is no readable config.json, or no model for its type.
+    """
+    fields = Fields.read(folder / "config.json")
+    model_type = fields.get("model_type", str, "none")
+    if model_type not in _MODELS:
+        raise fields.error(f"model_type is {model_type!r}; supported are {', '.join(sorted(_MODELS))}")
+    module, _, name = _MODELS[model_type].partition(":")
+    model: SpeechModel = getattr(importlib.import_module(module), name)()
+    return model
+
+
+def name_of(folder: Path) -> str:
+    """What users call a checkpoint: the built-in one's name, the hub id it came by, or the folder's."""
+    if folder == _BUILT_IN_FOLDER:
+        return BUILT_IN
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
+        return folder.parents[1].name.removeprefix("models--").replace("--", "/")
+    return folder.resolve().name
+
+
+def _is_hub_id(model: str) -> bool:
+    owner, _, name = model.partition("/")
+    return bool(owner and name) and "/" not in name and not model.startswith((".", "~"))
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_HUB_FILES)))
+    except RepositoryNotFoundError:
+        problem = "the hub has no such model, or shows it to its members only (then set HF_TOKEN)"
+    except HFValidationError:
+        problem = "that is no hub id"
+    except LocalEntryNotFoundError:
+        problem = "it is not in the hub's cache, and the hub cannot be reached; fetch it with a network"
+    except (HfHubHTTPError, OSError) as error:
+        problem = f"the hub does not give it: {str(error).splitlines()[0]}"
+    raise ConfigError(f"model {model!r} is no local folder, and {problem}", param="model")

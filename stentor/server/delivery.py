@@ -1,0 +1,134 @@
+"""Knows the forms in which a stream of audio goes out: a format's bytes, or one of two kinds of events."""
+
+import base64
+import json
+from typing import Any, Protocol
+
+from stentor.audio.formats import Encoder, content_type, encode_file
+from stentor.errors import StentorError
+from stentor.request import Array, Audio
+from stentor.server.errors import error_object
+from stentor.server.protocol import Delivery
+
+_EVENT_STREAM = "text/event-stream"
+_DONE = b"data: [DONE]\n\n"
+
+
+class Form(Protocol):
+    """Turns one stream of audio into bytes; called from one thread at a time, not always the same."""
+
+    media_type: str
+
+    def piece(self, waveform: Array) -> bytes:
+        """What to send for the next samples, mono float32 [num_samples]; may be empty."""
+
+    def finish(self, last: Audio) -> bytes:
+        """What to send after the last samples; `last` carries the finish reason and the usage."""
+
+    def failure(self, error: StentorError) -> bytes | None:
+        """What to send if the stream fails now; None if its form has no words for that."""
+
+
+def make_form(delivery: Delivery, format: str, request_id: str, sample_rate_hz: int) -> Form:
+    """The form of a stream; `Delivery.FILE` is none."""
+    if delivery is Delivery.DELTAS:
+        return DeltaEvents(Encoder(format, sample_rate_hz))
+    if delivery is Delivery.CHUNKS:
+        return ChunkEvents(format, request_id, sample_rate_hz)
+    return RawBytes(format, sample_rate_hz)
+
+
+class RawBytes:
+    """The bytes of one file in the format, as they are made."""
+
+    def __init__(self, format: str, sample_rate_hz: int) -> None:
+        self.media_type = content_type(format)
+        self._encoder = Encoder(format, sample_rate_hz)
+
+    def piece(self, waveform: Array) -> bytes:
+        return self._encoder.encode(waveform)
+
+    def finish(self, last: Audio) -> bytes:
+        return self._encoder.finish()
+
+    def failure(self, error: StentorError) -> bytes | None:
+        return None
+
+
+class DeltaEvents:
+    """OpenAI's events: slices of one file in `speech.audio.delta`, then `speech.audio.done` with usage."""
+
+    media_type = _EVENT_STREAM
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def piece(self, waveform: Array) -> bytes:
+        return self._delta(self._encoder.encode(waveform))
+
+    def finish(self, last: Audio) -> bytes:
+        usage = _usage(last, "input_tokens", "output_tokens")
+        done = {"type": "speech.audio.done", "usage": usage, "finish_reason": last.finish_reason}
+        return self._delta(self._encoder.finish()) + _event(done)
+
+    def failure(self, error: StentorError) -> bytes | None:
+        return _event({"type": "error", **error_object(error)})
+
+    def _delta(self, data: bytes) -> bytes:
+        return _event({"type": "speech.audio.delta", "audio": _base64(data)}) if data else b""
+
+
+class ChunkEvents:
+    """`audio.speech.chunk` events: audio, then one with finish reason and usage, then `[DONE]`.
+
+    For WAV each event holds a whole small file; for other formats they hold slices of one, since every file
+    would start with the codec's silence.
+    """
+
+    media_type = _EVENT_STREAM
+
+    def __init__(self, format: str, request_id: str, sample_rate_hz: int) -> None:
+        self._format = format
+        self._id = f"speech-{request_id}"
+        self._sample_rate_hz = sample_rate_hz
+        self._encoder = None if format == "wav" else Encoder(format, sample_rate_hz)
+        self._index = 0
+
+    def piece(self, waveform: Array) -> bytes:
+        if self._encoder is None:
+            return self._audio(encode_file(waveform, self._format, self._sample_rate_hz))
+        return self._audio(self._encoder.encode(waveform))
+
+    def finish(self, last: Audio) -> bytes:
+        rest = b"" if self._encoder is None else self._audio(self._encoder.finish())
+        usage = _usage(last, "prompt_tokens", "completion_tokens")
+        return rest + self._chunk(audio=None, finish_reason=last.finish_reason, usage=usage) + _DONE
+
+    def failure(self, error: StentorError) -> bytes | None:
+        return _event({"id": self._id, **error_object(error)}) + _DONE
+
+    def _audio(self, data: bytes) -> bytes:
+        if not data:
+            return b""
+        described = {"format": self._format, "sample_rate": self._sample_rate_hz, "channels": 1}
+        return self._chunk(audio={"data": _base64(data), **described}, finish_reason=None)
+
+    def _chunk(self, **fields: Any) -> bytes:
+        head = {"id": self._id, "object": "audio.speech.chunk", "index": self._index}
+        self._index += 1
+        return _event({**head, **fields, "sample_rate": self._sample_rate_hz})
+
+
+def _usage(last: Audio, prompt: str, completion: str) -> dict[str, int] | None:
+    if last.usage is None:
+        return None
+    numbers = last.usage.prompt_tokens, last.usage.completion_tokens
+    return {prompt: numbers[0], completion: numbers[1], "total_tokens": sum(numbers)}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _event(fields: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(fields, separators=(",", ":")).encode() + b"\n\n"

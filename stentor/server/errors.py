@@ -1,0 +1,138 @@
+"""Knows how an error is told over HTTP: its status, and OpenAI's error object."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from stentor.errors import (
+    AbortedError,
+    ForbiddenError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+    StentorError,
+    TooLargeError,
+)
+
+MODEL_NOT_FOUND = "model_not_found"
+BROKEN = "something in the server broke; its log says what, under this request's id"
+
+_STATUS: list[tuple[type[StentorError], int]] = [
+    (ForbiddenError, 403),
+    (TooLargeError, 413),
+    (RequestError, 400),
+    (OverloadedError, 503),
+    # Whoever still reads this did not abort it: the server is going down.
+    (AbortedError, 503),
+]
+
+log = logging.getLogger(__name__)
+
+
+def status_of(error: StentorError) -> int:
+    """The HTTP status for an error; 404 is for models, everything else that a body names wrongly is 400."""
+    if isinstance(error, NotFoundError) and error.code == MODEL_NOT_FOUND:
+        return 404
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def error_object(error: StentorError) -> dict[str, Any]:
+    """OpenAI's error object, `{"error": {message, type, param, code}}`."""
+    kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
+    return _object(error.message, kind, error.param, error.code)
+
+
+def error_response(error: StentorError) -> Response:
+    """The whole answer, with Retry-After where trying again is the way to mend it."""
+    headers = {}
+    if isinstance(error, OverloadedError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return _respond(status_of(error), error_object(error), headers)
+
+
+def install(app: FastAPI, fields: Sequence[str]) -> None:
+    """Make every error of the app an error object; `fields` are the known ones of a request's body."""
+
+    async def on_stentor_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, StentorError), "registered for these only"
+        return error_response(error)
+
+    async def on_invalid_body(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError), "registered for these only"
+        return error_response(explain(error.errors()[0], fields))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for these only"
+        return http_error_response(request, error)
+
+    async def on_defect(request: Request, _: Exception) -> Response:
+        # The traceback is logged by whoever runs the app: the exception goes on to it.
+        request_id = request.state.request_id
+        log.error("request %s: unexpected error", request_id)
+        return _respond(500, _object(BROKEN, "server_error", None, None), {"X-Request-Id": request_id})
+
+    app.add_exception_handler(StentorError, on_stentor_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_body)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_defect)
+
+
+def explain(problem: dict[str, Any], fields: Sequence[str]) -> RequestError:
+    """One of pydantic's findings about a body, in words that say how to mend it."""
+    place = problem["loc"][1:]
+    # Beyond the fields, pydantic names the types that it tried.
+    param = _spell([step for step in place if isinstance(step, int) or step in fields])
+    kind = problem["type"]
+    if kind == "json_invalid":
+        return RequestError(f"the body is not valid JSON: {problem['ctx']['error']}")
+    if not place:
+        return RequestError('the body must be a JSON object, sent with "Content-Type: application/json"')
+    if kind == "extra_forbidden":
+        name = str(place[-1])[:100]
+        near = get_close_matches(name, fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the known ones are {', '.join(fields)}"
+        return RequestError(f"unknown field {name!r}: {hint}", param=_spell(place), code="unknown_field")
+    if kind == "missing":
+        return RequestError(f"{param} is missing", param=param)
+    return RequestError(f"{param}: {problem['msg'][0].lower()}{problem['msg'][1:]}", param=param)
+
+
+def _spell(steps: Sequence[str | int]) -> str:
+    """A place in a body as it is written: references[0].text."""
+    spelt = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    return spelt.removeprefix(".")
+
+
+def http_error_response(request: Request, error: HTTPException) -> Response:
+    """The answer where HTTP itself is the matter: no such path, method or body."""
+    path = f"{request.method} {request.url.path[:200]}"
+    message = {
+        404: f"{path} does not exist; GET /openapi.json lists what does",
+        405: f"{path} is not allowed; use another method",
+        413: "the body is too large: send a shorter reference, or its URL",
+        400: "the body cannot be read as JSON",
+    }.get(error.status_code, str(error.detail))
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    # The rest of a body that nobody wants is not waited for.
+    closing = {"Connection": "close"} if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
+    return _respond(
+        error.status_code, _object(message, kind, None, None), {**(error.headers or {}), **closing}
+    )
+
+
+def _object(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _respond(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
+    # As ASCII: a message may quote half a surrogate pair, which has no bytes in UTF-8.
+    return Response(json.dumps(body).encode(), status, headers, "application/json")

@@ -1,0 +1,167 @@
+"""The stage that turns reference recordings into codes, once for each recording."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from stentor.errors import RequestError, StentorError, to_failure
+from stentor.request import Array, Prompt
+from stentor.stages.base import Payload
+
+# Recordings of equal length that are encoded together, at most; more would only cost memory.
+_MAX_BATCH = 8
+
+
+class ReferenceEncoder(Protocol):
+    """What a model supplies: recordings to codes."""
+
+    def encode(self, waveforms: Sequence[Array]) -> list[Array]:
+        """Mono float32 [samples], all of one length, to integers [frames, codebooks] each."""
+
+
+class EncodeStage:
+    """Prompt in, Prompt out, with `reference_codes` in the place of `reference_waveform`.
+
+    Prompts without a recording pass straight on, ahead of those that must be encoded. The encoder is made
+    when the first recording comes. Codes are kept by the recording's content, up to `cache_bytes`.
+    """
+
+    def __init__(self, make_encoder: Callable[[], ReferenceEncoder], cache_bytes: int) -> None:
+        self._make_encoder = make_encoder
+        self._encoder: ReferenceEncoder | None = None
+        self._cache = _CodesCache(cache_bytes)
+        self._ready: list[Payload] = []
+        self._waiting: OrderedDict[str, tuple[Payload, bytes]] = OrderedDict()
+
+    def add(self, payload: Payload) -> None:
+        """Queue a prompt. Raises RequestError if its recording is no mono signal of finite numbers."""
+        prompt = payload.data
+        assert isinstance(prompt, Prompt)
+        waveform = prompt.reference_waveform
+        if waveform is None:
+            self._ready.append(payload)
+            return
+        _check(waveform)
+        key = _content_key(waveform)
+        codes = self._cache.get(key)
+        if codes is None:
+            self._waiting[payload.request_id] = payload, key
+        else:
+            self._ready.append(_encoded(payload, codes))
+
+    def step(self) -> list[Payload]:
+        """Hand on what needs no encoding; if there is nothing of the kind, encode one batch."""
+        if self._ready:
+            ready, self._ready = self._ready, []
+            return ready
+        batch = self._take_batch()
+        recordings = {key: _waveform(payload) for payload, key in batch}
+        try:
+            if self._encoder is None:
+                self._encoder = self._make_encoder()
+            encoded = dict(zip(recordings, self._encoder.encode(list(recordings.values())), strict=True))
+        except StentorError as error:
+            failure = to_failure(error)
+            return [Payload(payload.request_id, last=True, failure=failure) for payload, _ in batch]
+        for key, codes in encoded.items():
+            self._cache.put(key, codes)
+        return [_encoded(payload, encoded[key]) for payload, key in batch]
+
+    def abort(self, request_id: str) -> None:
+        """Drop the prompt, if it is still here."""
+        self._waiting.pop(request_id, None)
+        self._ready = [payload for payload in self._ready if payload.request_id != request_id]
+
+    def has_work(self) -> bool:
+        """Is any prompt here."""
+        return bool(self._ready or self._waiting)
+
+    def stats(self) -> dict[str, float]:
+        """Prompts waiting for the encoder, and how the cache does."""
+        return {
+            "references_waiting": len(self._waiting),
+            "reference_cache_bytes": self._cache.size_bytes,
+            "reference_cache_hits": self._cache.hits,
+            "reference_cache_misses": self._cache.misses,
+        }
+
+    def close(self) -> None:
+        """Free the encoder and the codes."""
+        self._encoder = None
+        self._ready.clear()
+        self._waiting.clear()
+        self._cache = _CodesCache(0)
+
+    def _take_batch(self) -> list[tuple[Payload, bytes]]:
+        """The oldest waiting prompt and others whose recordings are as long, in order of arrival.
+
+        Recordings of other lengths wait: padding would change the codes.
+        """
+        length = len(_waveform(next(iter(self._waiting.values()))[0]))
+        chosen: dict[str, tuple[Payload, bytes]] = {}
+        keys: set[bytes] = set()
+        for request_id, (payload, key) in self._waiting.items():
+            if len(_waveform(payload)) == length and (key in keys or len(keys) < _MAX_BATCH):
+                chosen[request_id] = payload, key
+                keys.add(key)
+        for request_id in chosen:
+            del self._waiting[request_id]
+        return list(chosen.values())
+
+
+class _CodesCache:
+    """Codes by content, the least recently used dropped first beyond `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.size_bytes = self.hits = self.misses = 0
+        self._codes: OrderedDict[bytes, Array] = OrderedDict()
+
+    def get(self, key: bytes) -> Array | None:
+        """The codes, now the most recently used."""
+        codes = self._codes.get(key)
+        if codes is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._codes.move_to_end(key)
+        return codes
+
+    def put(self, key: bytes, codes: Array) -> None:
+        """Keep the codes, if they fit at all."""
+        if key in self._codes or codes.nbytes > self.limit_bytes:
+            return
+        self._codes[key] = codes
+        self.size_bytes += codes.nbytes
+        while self.size_bytes > self.limit_bytes:
+            _, dropped = self._codes.popitem(last=False)
+            self.size_bytes -= dropped.nbytes
+
+
+def _check(waveform: Array) -> None:
+    if waveform.ndim != 1 or not len(waveform):
+        raise RequestError(
+            f"the reference is of shape {list(waveform.shape)}; it must be one channel with samples in it",
+            param="reference",
+        )
+    if not np.isfinite(waveform).all():
+        raise RequestError("the reference has samples that are not finite numbers", param="reference")
+
+
+def _waveform(payload: Payload) -> Array:
+    assert isinstance(payload.data, Prompt)
+    assert payload.data.reference_waveform is not None
+    return payload.data.reference_waveform
+
+
+def _content_key(waveform: Array) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(waveform, np.float32).tobytes(), digest_size=32).digest()
+
+
+def _encoded(payload: Payload, codes: Array) -> Payload:
+    prompt = msgspec.structs.replace(payload.data, reference_codes=codes, reference_waveform=None)  # type: ignore[type-var]
+    return msgspec.structs.replace(payload, data=prompt)

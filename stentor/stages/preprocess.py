@@ -1,0 +1,118 @@
+"""The first stage: requests become prompts, and the recordings that they name become waveforms."""
+
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+from msgspec import structs
+
+from stentor.audio.fetch import ReferenceReader
+from stentor.audio.load import decode, is_silent
+from stentor.config import ReferenceConfig
+from stentor.errors import RequestError, to_failure
+from stentor.request import Array, Prompt, SpeechRequest
+from stentor.stages.base import Payload
+
+# A slow address holds one of these until its time is up; the other requests go on.
+_READERS = 8
+# How long a step waits for a recording when there is nothing else to do; bounds the delay of a new request.
+_PATIENCE_S = 0.005
+# There is no voice to hear in less.
+_SHORTEST_REFERENCE_S = 0.5
+
+
+class Preprocessor(Protocol):
+    """A model's way to read a request."""
+
+    def prepare(self, request: SpeechRequest, waveform: Array | None) -> Prompt:
+        """Make the prompt; `waveform` is the reference, mono float32 [num_samples] at the model's rate.
+
+        Raises:
+            RequestError: the model cannot serve this request.
+        """
+
+
+class PreprocessStage:
+    """SpeechRequest in, Prompt out. Recordings are read in threads: a slow one delays only its own request.
+
+    `sample_rate_hz` is the model's rate.
+    """
+
+    def __init__(
+        self,
+        preprocessor: Preprocessor,
+        reader: ReferenceReader,
+        sample_rate_hz: int,
+        config: ReferenceConfig,
+    ) -> None:
+        self._preprocessor = preprocessor
+        self._reader = reader
+        self._sample_rate_hz = sample_rate_hz
+        self._config = config
+        self._ready: deque[SpeechRequest] = deque()
+        self._loading: dict[str, tuple[SpeechRequest, Future[Array]]] = {}
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="reference")
+
+    def add(self, payload: Payload) -> None:
+        """Take a request, and start reading its recording."""
+        request = payload.data
+        assert isinstance(request, SpeechRequest)
+        if request.reference is None or request.reference.audio is None:
+            self._ready.append(request)
+            return
+        loading = self._threads.submit(self._load, request.reference.audio)
+        self._loading[request.request_id] = (request, loading)
+
+    def step(self) -> list[Payload]:
+        """Prompts of all requests whose recordings, if any, have been read."""
+        payloads = [self._prepare(request, None) for request in self._ready]
+        self._ready.clear()
+        if not payloads and self._loading:
+            wait([loading for _, loading in self._loading.values()], _PATIENCE_S, FIRST_COMPLETED)
+        for request, loading in [entry for entry in self._loading.values() if entry[1].done()]:
+            del self._loading[request.request_id]
+            payloads.append(self._prepare(request, loading))
+        return payloads
+
+    def abort(self, request_id: str) -> None:
+        """Forget the request; a recording under way is read to its end or limit and thrown away."""
+        self._ready = deque(request for request in self._ready if request.request_id != request_id)
+        _, loading = self._loading.pop(request_id, (None, None))
+        if loading is not None:
+            loading.cancel()
+
+    def has_work(self) -> bool:
+        """Is any request waiting for its prompt."""
+        return bool(self._ready or self._loading)
+
+    def stats(self) -> dict[str, float]:
+        """How many recordings are being read."""
+        return {"references_loading": len(self._loading)}
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, request: SpeechRequest, loading: "Future[Array] | None") -> Payload:
+        try:
+            waveform = loading.result() if loading is not None else None
+            prompt = self._preprocessor.prepare(request, waveform)
+        except Exception as error:  # whatever it is, it is this request's, not the stage's
+            return Payload(request.request_id, last=True, failure=to_failure(error))
+        # The recording has done its service; it need not travel with the request from stage to stage.
+        lighter = structs.replace(prompt, request=structs.replace(request, reference=None))
+        return Payload(request.request_id, lighter, last=True)
+
+    def _load(self, audio: str | bytes) -> Array:
+        data = self._reader.read(audio)
+        waveform = decode(data, sample_rate_hz=self._sample_rate_hz, max_seconds=self._config.max_seconds)
+        seconds = len(waveform) / self._sample_rate_hz
+        if seconds < _SHORTEST_REFERENCE_S:
+            raise RequestError(
+                f"the reference lasts {seconds:.2f} s: give at least {_SHORTEST_REFERENCE_S} s of speech, "
+                "better 3 s",
+                param="references",
+            )
+        if is_silent(waveform):
+            raise RequestError("the reference is silent: give a recording of speech", param="references")
+        return waveform

@@ -1,0 +1,170 @@
+"""The stage that turns frames into sound: exact windows, decoded first for those who would run dry first."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from stentor.config import VocoderConfig
+from stentor.errors import RequestError
+from stentor.request import Array, Audio, Frames
+from stentor.stages.base import Payload
+from stentor.stages.playout import ChunkRules, Stream
+
+# Weight of the newest round in the running averages of decoding times.
+_NEWEST = 0.3
+
+
+class Vocoder(Protocol):
+    """What a model supplies: a decoder that is exact with `context_frames` of real context on either side."""
+
+    sample_rate_hz: int
+    samples_per_frame: int
+    context_frames: int
+    num_codebooks: int
+    codebook_size: int
+
+    def decode(self, windows: Sequence[Array]) -> list[Array]:
+        """Integers [frames, codebooks] to float32 [frames * samples_per_frame] each; edges count as ends."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What one round does for one stream: `chunk` frames, behind `skipped` frames of context in `window`."""
+
+    request_id: str
+    stream: Stream
+    chunk: int
+    window: Array
+    skipped: int
+
+
+class VocodeStage:
+    """Frames in, Audio out; any chunking gives the samples of decoding all codes at once.
+
+    A frame is emitted when its right context is there or the stream has ended. A streaming request gets
+    chunks by its listener's play-out clock (`playout.Stream`), any other is decoded when it has ended.
+    Progress never needs a timer: frames keep coming while a stream generates, its last payload makes it due.
+    """
+
+    def __init__(
+        self, vocoder: Vocoder, config: VocoderConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._vocoder = vocoder
+        self._config = config
+        self._clock = clock
+        frame_s = vocoder.samples_per_frame / vocoder.sample_rate_hz
+        self._rules = ChunkRules(vocoder.context_frames, frame_s, config.max_chunk_frames)
+        self._streams: dict[str, Stream] = {}
+        self._round_s = 0.0
+        self._decode_s_per_frame = 0.0
+        self._underruns = 0
+
+    def add(self, payload: Payload) -> None:
+        """Take the next frames of a stream. Raises RequestError if they do not fit the codec."""
+        frames = payload.data
+        assert isinstance(frames, Frames)
+        if frames.request is not None:
+            initial = frames.request.initial_chunk_frames or self._config.initial_chunk_frames
+            self._streams[payload.request_id] = Stream(frames.request, self._rules, initial)
+        stream = self._streams.get(payload.request_id)
+        if stream is None:
+            return  # It ended here already: aborted, or refused for frames before these.
+        try:
+            self._check(frames.codes)
+        except RequestError:
+            del self._streams[payload.request_id]
+            raise
+        if payload.last:
+            stream.finish_reason, stream.usage = frames.finish_reason, frames.usage
+        stream.append(frames.codes, self._clock(), ended=payload.last)
+
+    def step(self) -> list[Payload]:
+        """Decode one batch of the most urgent streams' windows."""
+        started_s = self._clock()
+        pieces = self._choose(started_s)
+        waveforms = self._vocoder.decode([piece.window for piece in pieces])
+        now_s = self._clock()
+        self._learn(now_s - started_s, sum(len(piece.window) for piece in pieces))
+        return [self._emit(piece, waveform, now_s) for piece, waveform in zip(pieces, waveforms, strict=True)]
+
+    def abort(self, request_id: str) -> None:
+        """Drop the stream's codes."""
+        self._streams.pop(request_id, None)
+
+    def has_work(self) -> bool:
+        """Is any stream due."""
+        now_s = self._clock()
+        return any(stream.next_chunk(now_s, self._round_s) is not None for stream in self._streams.values())
+
+    def stats(self) -> dict[str, float]:
+        """Streams under way, chunks that came after their listener had run dry, seconds of a usual round."""
+        return {"streams": len(self._streams), "underruns": self._underruns, "round_s": self._round_s}
+
+    def close(self) -> None:
+        """Nothing but memory to give back."""
+        self._streams.clear()
+
+    def _check(self, codes: Array) -> None:
+        width, size = self._vocoder.num_codebooks, self._vocoder.codebook_size
+        if codes.ndim != 2 or codes.shape[1] != width or not np.issubdtype(codes.dtype, np.integer):
+            raise RequestError(
+                f"the codes are {codes.dtype} of shape {list(codes.shape)}, "
+                f"but must be integers [frames, {width}]"
+            )
+        if len(codes) and not 0 <= codes.min() <= codes.max() < size:
+            raise RequestError(f"a code is outside 0 to {size - 1}: special codes must be replaced before")
+
+    def _choose(self, now_s: float) -> list[_Piece]:
+        """The most urgent windows that a round has room for; at least one, if any is due."""
+        due = [
+            (stream.deadline_s, request_id, stream, chunk)
+            for request_id, stream in self._streams.items()
+            if (chunk := stream.next_chunk(now_s, self._round_s)) is not None
+        ]
+        room = self._room(now_s)
+        pieces: list[_Piece] = []
+        for _, request_id, stream, chunk in sorted(due, key=lambda entry: entry[0]):
+            if not pieces:
+                chunk = min(chunk, max(1, room - 2 * self._rules.context_frames))
+            window, skipped = stream.window(chunk) if chunk else (stream.codes()[:0], 0)
+            if pieces and len(window) > room:
+                break
+            pieces.append(_Piece(request_id, stream, chunk, window, skipped))
+            room -= len(window)
+        return pieces
+
+    def _room(self, now_s: float) -> int:
+        """Frames that this round may decode: as many as are done before any listener runs dry."""
+        most = self._config.max_batch_frames
+        least = min(most, self._rules.max_chunk_frames + 2 * self._rules.context_frames)
+        dry_at_s = [stream.dry_at_s for stream in self._streams.values() if stream.dry_at_s is not None]
+        if not dry_at_s or not self._decode_s_per_frame:
+            return most
+        in_time = int((min(dry_at_s) - now_s) / self._decode_s_per_frame)
+        return max(least, min(most, in_time))
+
+    def _learn(self, seconds: float, frames: int) -> None:
+        if not frames:
+            return
+        newest = _NEWEST if self._decode_s_per_frame else 1.0
+        self._round_s += newest * (seconds - self._round_s)
+        self._decode_s_per_frame += newest * (seconds / frames - self._decode_s_per_frame)
+
+    def _emit(self, piece: _Piece, waveform: Array, now_s: float) -> Payload:
+        stream, size = piece.stream, self._vocoder.samples_per_frame
+        underruns = stream.underruns
+        stream.emitted(piece.chunk, now_s)
+        self._underruns += stream.underruns - underruns
+        start = piece.skipped * size
+        samples = np.clip(waveform[start : start + piece.chunk * size], -1.0, 1.0)
+        last = stream.ended and stream.num_emitted == stream.num_frames
+        if not last:
+            return Payload(piece.request_id, Audio(samples, self._vocoder.sample_rate_hz))
+        del self._streams[piece.request_id]
+        codes = stream.codes() if stream.request.return_codes else None
+        rate_hz = self._vocoder.sample_rate_hz
+        audio = Audio(samples, rate_hz, stream.finish_reason, stream.usage, codes)
+        return Payload(piece.request_id, audio, last=True)

@@ -1,0 +1,64 @@
+"""Knows the named voices of a checkpoint: `default`, and what its `voices/` folder holds."""
+
+from pathlib import Path
+
+import numpy as np
+
+from stentor.errors import CheckpointError, NotFoundError
+from stentor.request import Reference
+
+DEFAULT = "default"
+
+# Names that OpenAI's clients ask for; they mean the default voice unless the checkpoint has one of that name.
+OPENAI_VOICES = (
+    *("alloy", "ash", "ballad", "coral", "echo", "fable", "onyx"),
+    *("nova", "sage", "shimmer", "verse", "marin", "cedar"),
+)
+
+
+class VoiceStore:
+    """The voices of one checkpoint.
+
+    A voice is a file `voices/NAME.npy` (its reference's codes, integers [num_frames, num_codebooks], before
+    the delay pattern) and beside it `voices/NAME.txt` (what the recording says, UTF-8).
+    """
+
+    def __init__(self, checkpoint: str | Path) -> None:
+        """Raises CheckpointError if a voice is damaged or lacks its text."""
+        self._voices: dict[str, Reference | None] = {DEFAULT: None}
+        for path in sorted((Path(checkpoint) / "voices").glob("*.npy")):
+            self._voices[path.stem] = _read(path)
+
+    def names(self) -> tuple[str, ...]:
+        """All voices: `default` first, then the others by name."""
+        return tuple(self._voices)
+
+    def get(self, name: str) -> Reference | None:
+        """The reference of a voice; None for the model's own default voice.
+
+        Raises:
+            NotFoundError: there is no such voice; the message names those there are.
+        """
+        if name in self._voices:
+            return self._voices[name]
+        if name in OPENAI_VOICES:
+            return self._voices[DEFAULT]
+        raise NotFoundError(
+            f"there is no voice {name[:100]!r}: choose one of {', '.join(self._voices)}, or send references",
+            param="voice",
+            code="voice_not_found",
+        )
+
+
+def _read(path: Path) -> Reference:
+    try:
+        codes = np.load(path, allow_pickle=False)
+        text = path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"the voice {path} cannot be read: {error}") from None
+    if codes.ndim != 2 or len(codes) == 0 or not np.issubdtype(codes.dtype, np.integer):
+        raise CheckpointError(
+            f"the voice {path} is a {codes.dtype} array of shape {codes.shape}, but must hold integers "
+            "[num_frames, num_codebooks]: make it with `stentor codes encode`"
+        )
+    return Reference(codes=codes, text=text or None)

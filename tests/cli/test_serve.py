@@ -1,0 +1,106 @@
+"""Laws of `stentor serve`: it takes its port first, serves the official client, and ends cleanly."""
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from openai import OpenAI
+
+from stentor.bench.local_server import LocalServer
+from stentor.cli.serve import take_port
+from stentor.config import ServerConfig
+from stentor.errors import ConfigError, InternalError
+from tests.checkpoints import make_checkpoint
+
+
+def test_a_port_in_use_is_refused_with_the_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match="--port") as caught:
+            take_port(ServerConfig(port=port))
+    assert str(port) in caught.value.message
+
+
+def test_port_0_takes_a_free_one() -> None:
+    with take_port(ServerConfig(port=0)) as listener:
+        assert listener.getsockname()[1] > 0
+
+
+def test_clients_are_refused_until_the_server_listens() -> None:
+    with take_port(ServerConfig(port=0)) as listener:
+        address = listener.getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=5)
+        listener.listen()
+        socket.create_connection(address, timeout=5).close()
+
+
+def test_an_address_that_is_not_ours_is_a_clear_error() -> None:
+    with pytest.raises(ConfigError, match="cannot listen on 203"):
+        take_port(ServerConfig(host="203.0.113.7", port=0))
+    with pytest.raises(ConfigError, match="--host"):
+        take_port(ServerConfig(host="x" * 64, port=0))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """A real server with worker processes, on a small random checkpoint."""
+    checkpoint = make_checkpoint(tmp_path_factory.mktemp("serve") / "checkpoint", eoc_gain=3.0)
+    with LocalServer([str(checkpoint), "--served-model-name", "small", "--max-context", "1024"]) as started:
+        yield started
+
+
+def test_the_official_client_streams_audio(server: LocalServer) -> None:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="unused") as client:
+        assert [model.id for model in client.models.list()] == ["small"]
+        with client.audio.speech.with_streaming_response.create(
+            model="small",
+            voice="default",
+            input="Hello there.",
+            response_format="pcm",
+            stream_format="audio",
+            extra_body={"seed": 1, "max_new_tokens": 60},
+        ) as response:
+            chunks = list(response.iter_bytes())
+        whole = client.audio.speech.create(
+            model="small",
+            voice="default",
+            input="Hello there.",
+            response_format="pcm",
+            extra_body={"seed": 1, "max_new_tokens": 60},
+        )
+    streamed = np.frombuffer(b"".join(chunks), "<i2").astype(int)
+    offline = np.frombuffer(whole.content, "<i2").astype(int)
+    assert len(streamed) == len(offline) > 0
+    assert np.abs(streamed - offline).max() <= 1
+
+
+def test_the_metrics_of_a_running_server_are_documented(server: LocalServer) -> None:
+    text = httpx2.get(f"{server.url}/metrics", trust_env=False).text
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+    names = re.findall(r"^# TYPE (stentor_\w+) (?:counter|gauge|histogram)", text, re.MULTILINE)
+    missing = [
+        name for name in names if f"`{name.removesuffix('_total').removesuffix('_created')}`" not in page
+    ]
+    assert len(names) > 10
+    assert missing == []
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InternalError, match="did not start") as caught, LocalServer([str(tmp_path)]):
+        pass
+    assert "config.json" in caught.value.message
+    assert "Traceback" not in caught.value.message
+
+
+def test_sigterm_ends_the_server_with_status_0(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    with LocalServer([str(checkpoint), "--workers", "thread", "--max-context", "512"]) as started:
+        assert httpx2.get(f"{started.url}/health", trust_env=False).status_code == 200
+        assert started.stop() == 0
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{started.url}/health", trust_env=False)

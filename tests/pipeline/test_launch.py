@@ -1,0 +1,108 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from stentor.config import PipelineConfig
+from stentor.errors import ConfigError
+from stentor.pipeline.launch import Launch, ProcessLaunch, ThreadLaunch
+from stentor.pipeline.links import Doorbell, Item
+from stentor.pipeline.links.arena import MAX_LINKS
+from stentor.stages.base import Abort, Payload, StageSpec
+from tests.pipeline import fakes
+
+
+def make(kind: str, groups: tuple[str, ...] = ("front", "front", "main", "sound")) -> Launch:
+    config = PipelineConfig(link_credits=4)
+    if kind == "thread":
+        return ThreadLaunch(fakes.chain(groups=groups), config, Doorbell())
+    return ProcessLaunch(fakes.chain(groups=groups), config)
+
+
+def start(launch: Launch) -> None:
+    launch.start()
+    wait_for(launch, lambda: launch.ready)
+
+
+def wait_for(launch: Launch, condition: object) -> None:
+    deadline = time.monotonic() + 15.0
+    while not condition():  # type: ignore[operator]
+        launch.supervise()
+        launch.head.service()
+        assert launch.failure is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def run_one(launch: Launch, name: str) -> list[Item]:
+    launch.head.send([Payload(name, fakes.request(name, "frames=4"))])
+    launch.head.send([Abort(name)]) if name == "aborted" else None
+    items: list[Item] = []
+
+    def ended() -> bool:
+        items.extend(launch.tail.receive() or [])
+        return bool(items) and (isinstance(items[-1], Abort) or items[-1].last)
+
+    wait_for(launch, ended)
+    return items
+
+
+@pytest.mark.parametrize("groups", [("a", "a", "a", "a"), ("a", "b", "c", "d"), ("a", "b", "a", "b")])
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_the_same_chain_runs_in_every_placement(kind: str, groups: tuple[str, ...]) -> None:
+    launch = make(kind, groups)
+    try:
+        start(launch)
+        items = run_one(launch, "one")
+        assert isinstance(items[-1], Payload)
+        assert items[-1].failure is None
+        stats = launch.stats()
+        pids = {name: worker["pid"] for name, worker in stats["workers"].items()}
+        if kind == "process":
+            assert set(pids) == set(groups)
+            assert os.getpid() not in pids.values()
+            assert len(set(pids.values())) == len(set(groups))
+        else:
+            assert set(pids.values()) == {os.getpid()}
+        assert list(stats["links"])[-1] == "out"
+        assert set(stats["stages"]) == {"preprocess", "encode", "generate", "vocode"}
+    finally:
+        launch.stop(4.0)
+
+
+def test_processes_start_at_the_same_time() -> None:
+    specs = [
+        StageSpec(name, fakes.build_slowly, {"name": name, "seconds": 1.0}, group=name)
+        for name in fakes.KINDS
+    ]
+    launch = ProcessLaunch(specs, PipelineConfig())
+    try:
+        began = time.monotonic()
+        start(launch)
+        assert time.monotonic() - began < 3.5
+    finally:
+        launch.stop(4.0)
+
+
+def test_nothing_is_left_after_the_stop() -> None:
+    shared = set(os.listdir("/dev/shm"))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    launch = make("process")
+    assert isinstance(launch, ProcessLaunch)
+    start(launch)
+    run_one(launch, "one")
+    folder = Path(launch._exchange.folder)
+    assert len(list(folder.iterdir())) == 4
+    launch.stop(4.0)
+    assert not folder.exists()
+    assert set(os.listdir("/dev/shm")) == shared
+    # The arena's mapping and the doorbells go with the launch.
+    del launch
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
+
+
+def test_more_links_than_counters_are_refused() -> None:
+    specs = [StageSpec(str(i), fakes.build, {"name": "encode"}, group=str(i % 2)) for i in range(MAX_LINKS)]
+    with pytest.raises(ConfigError, match="group"):
+        ProcessLaunch(specs, PipelineConfig())

@@ -1,0 +1,42 @@
+from collections.abc import Callable
+
+from tests.server.conftest import Running
+
+Serve = Callable[..., Running]
+
+
+def test_health_is_200_when_a_request_would_be_served(serve: Serve) -> None:
+    response = serve().http.get("/health")
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+
+
+def test_health_is_503_when_it_would_not(serve: Serve) -> None:
+    server = serve()
+    server.pipeline.is_ready = False
+    response = server.http.get("/health")
+    assert (response.status_code, response.json()) == (503, {"status": "not ready"})
+    assert response.headers["Retry-After"] == "1"
+
+
+def test_models_are_listed_as_openai_lists_them(serve: Serve) -> None:
+    client = serve(served_model_name="org/voice").openai()
+    listed = client.models.list().data
+    assert [(model.id, model.object, model.owned_by) for model in listed] == [
+        ("org/voice", "model", "stentor")
+    ]
+    assert client.models.retrieve("org/voice") == listed[0]
+
+
+def test_an_unknown_model_is_404(serve: Serve) -> None:
+    response = serve().http.get("/v1/models/org/none")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+def test_metrics_are_prometheus_text(serve: Serve) -> None:
+    server = serve()
+    server.speech()
+    response = server.http.get("/metrics")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert "# TYPE stentor_ttfa_seconds histogram" in response.text
+    assert server.metric('stentor_http_responses_total{status="200"}') >= 1

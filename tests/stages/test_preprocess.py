@@ -1,0 +1,168 @@
+"""Laws of the first stage: each request becomes a prompt or a failure, and a slow one holds up no other."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stentor.audio.fetch import ReferenceReader
+from stentor.audio.formats import encode_file
+from stentor.config import ReferenceConfig
+from stentor.errors import ForbiddenError, RequestError
+from stentor.request import Array, Prompt, Reference, SamplingParams, SpeechRequest
+from stentor.stages.base import Payload
+from stentor.stages.preprocess import PreprocessStage
+
+RATE_HZ = 24000
+TONE = (0.3 * np.sin(np.arange(RATE_HZ) / 10)).astype(np.float32)
+
+
+class Preparer:
+    """Makes empty prompts; a text of "bad" is refused, one of "crash" is a defect."""
+
+    def prepare(self, request: SpeechRequest, waveform: Array | None) -> Prompt:
+        if request.text == "bad":
+            raise RequestError("bad text", param="input")
+        if request.text == "crash":
+            raise ZeroDivisionError("oops")
+        return Prompt(request, np.zeros(3, np.int32), SamplingParams(), reference_waveform=waveform)
+
+
+class SlowReader(ReferenceReader):
+    """Waits for `gate` when it reads b"slow"."""
+
+    gate = threading.Event()
+
+    def read(self, audio: str | bytes) -> bytes:
+        if audio == b"slow":
+            self.gate.wait(10)
+            return encode_file(TONE, "wav", RATE_HZ)
+        return super().read(audio)
+
+
+@pytest.fixture
+def stage() -> Iterator[PreprocessStage]:
+    config = ReferenceConfig(max_seconds=2.0)
+    SlowReader.gate = threading.Event()
+    made = PreprocessStage(Preparer(), SlowReader(config), RATE_HZ, config)
+    yield made
+    SlowReader.gate.set()
+    made.close()
+
+
+def ask(
+    stage: PreprocessStage, request_id: str, text: str = "hello", audio: str | bytes | None = None
+) -> None:
+    reference = None if audio is None else Reference(audio=audio)
+    stage.add(Payload(request_id, SpeechRequest(request_id, text, reference), last=True))
+
+
+def drain(stage: PreprocessStage) -> dict[str, Payload]:
+    done: dict[str, Payload] = {}
+    deadline = time.monotonic() + 10
+    while stage.has_work() and time.monotonic() < deadline:
+        done |= {payload.request_id: payload for payload in stage.step()}
+    assert not stage.has_work()
+    return done
+
+
+def wav(waveform: Array) -> bytes:
+    return encode_file(waveform, "wav", RATE_HZ)
+
+
+def test_each_request_becomes_one_prompt(stage: PreprocessStage) -> None:
+    for number in range(3):
+        ask(stage, f"r{number}")
+    payloads = stage.step()
+    assert [payload.request_id for payload in payloads] == ["r0", "r1", "r2"]
+    assert all(isinstance(payload.data, Prompt) and payload.last for payload in payloads)
+    assert not stage.has_work()
+
+
+def test_a_bad_request_fails_alone(stage: PreprocessStage) -> None:
+    for text in ("bad", "fine", "crash"):
+        ask(stage, text, text)
+    done = drain(stage)
+    assert isinstance(done["fine"].data, Prompt)
+    assert done["bad"].failure is not None
+    assert (done["bad"].failure.kind, done["bad"].failure.param) == ("RequestError", "input")
+    assert done["crash"].failure is not None
+    assert done["crash"].failure.kind == "InternalError"
+    assert all(payload.last for payload in done.values())
+
+
+def test_a_recording_reaches_the_prompt_at_the_models_rate(stage: PreprocessStage) -> None:
+    ask(stage, "same", audio=wav(TONE))
+    ask(stage, "half", audio=encode_file(TONE[::2], "wav", RATE_HZ // 2))
+    done = drain(stage)
+    for payload in done.values():
+        assert isinstance(payload.data, Prompt)
+        assert payload.data.reference_waveform is not None
+        assert len(payload.data.reference_waveform) == pytest.approx(RATE_HZ, abs=2)
+    assert np.abs(done["same"].data.reference_waveform - TONE).max() < 1e-4  # type: ignore[union-attr]
+
+
+def test_the_recording_itself_travels_no_further(stage: PreprocessStage) -> None:
+    ask(stage, "r", audio=wav(TONE))
+    prompt = drain(stage)["r"].data
+    assert isinstance(prompt, Prompt)
+    assert prompt.request == SpeechRequest("r", "hello")
+
+
+@pytest.mark.parametrize(
+    ("audio", "kind", "problem"),
+    [
+        (b"these are no sounds", "RequestError", "not audio"),
+        (b"", "RequestError", "empty"),
+        (wav(np.zeros(RATE_HZ, np.float32)), "RequestError", "silent"),
+        (wav(TONE[:6000]), "RequestError", "lasts 0.25 s"),
+        (wav(np.tile(TONE, 3)), "TooLargeError", "longer than 2 seconds"),
+        ("http://127.0.0.1:9/a.wav", "ForbiddenError", "127.0.0.1"),
+        ("/etc/passwd", "ForbiddenError", ""),
+    ],
+)
+def test_a_recording_that_is_no_use_is_refused(
+    stage: PreprocessStage, audio: str | bytes, kind: str, problem: str
+) -> None:
+    ask(stage, "r", audio=audio)
+    failure = drain(stage)["r"].failure
+    assert failure is not None
+    assert failure.kind == kind
+    assert problem in failure.message
+
+
+def test_a_slow_recording_delays_only_its_own_request(stage: PreprocessStage) -> None:
+    ask(stage, "slow", audio=b"slow")
+    for number in range(20):
+        ask(stage, f"r{number}")
+    assert {payload.request_id for payload in stage.step()} == {f"r{number}" for number in range(20)}
+    assert stage.has_work()
+    assert stage.stats() == {"references_loading": 1}
+    started_s = time.monotonic()
+    assert stage.step() == []
+    assert time.monotonic() - started_s < 1
+    SlowReader.gate.set()
+    assert isinstance(drain(stage)["slow"].data, Prompt)
+
+
+def test_an_aborted_request_gives_nothing(stage: PreprocessStage) -> None:
+    ask(stage, "slow", audio=b"slow")
+    ask(stage, "plain")
+    ask(stage, "other")
+    stage.abort("slow")
+    stage.abort("plain")
+    stage.abort("unknown")
+    assert list(drain(stage)) == ["other"]
+    SlowReader.gate.set()
+    assert not stage.has_work()
+
+
+def test_a_local_file_outside_the_allowed_folder_is_refused(tmp_path: Path, stage: PreprocessStage) -> None:
+    (tmp_path / "voice.wav").write_bytes(wav(TONE))
+    ask(stage, "r", audio=str(tmp_path / "voice.wav"))
+    failure = drain(stage)["r"].failure
+    assert failure is not None
+    assert failure.kind == ForbiddenError.__name__

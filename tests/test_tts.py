@@ -1,0 +1,164 @@
+"""Laws of the offline facade, on a small random checkpoint of the real format."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stentor.audio.formats import encode_file
+from stentor.audio.load import decode
+from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig
+from stentor.errors import ConfigError, NotFoundError, RequestError
+from stentor.request import FinishReason
+from stentor.tts import TTS, Speech, build_pipeline, decode_codes, encode_reference, format_of
+from tests.checkpoints import make_checkpoint
+
+TEXT = "The old dog saw the small boat."
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("tts") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def tts(checkpoint: Path) -> Iterator[TTS]:
+    with TTS(checkpoint) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def speech(tts: TTS) -> Speech:
+    return tts.speak(TEXT, seed=7, max_new_tokens=40)
+
+
+def test_speech_is_sound_with_its_codes_and_how_it_ended(speech: Speech) -> None:
+    assert speech.sample_rate_hz == 24_000
+    assert speech.waveform.dtype == np.float32
+    assert speech.codes is not None
+    assert speech.codes.shape == (len(speech.waveform) // 960, 8)
+    assert speech.finish_reason in set(FinishReason)
+    assert speech.usage is not None
+    assert speech.usage.completion_tokens <= 40
+    assert speech.duration_s == len(speech.waveform) / 24_000
+    assert np.abs(speech.waveform).max() > 0
+
+
+def test_the_same_seed_gives_the_same_speech_streamed_or_not(tts: TTS, speech: Speech) -> None:
+    stream = tts.stream(TEXT, seed=7, max_new_tokens=40)
+    chunks = list(stream)
+    assert len(chunks) > 1
+    np.testing.assert_allclose(np.concatenate(chunks), speech.waveform, atol=1 / 32768)
+    assert (stream.finish_reason, stream.usage) == (speech.finish_reason, speech.usage)
+    np.testing.assert_array_equal(stream.codes, speech.codes)
+
+
+def test_without_a_seed_each_speech_is_another_and_tells_its_seed(tts: TTS) -> None:
+    first, second = (tts.speak(TEXT, max_new_tokens=12) for _ in range(2))
+    assert first.seed is not None
+    assert first.seed != second.seed
+    assert not np.array_equal(first.codes, second.codes)
+    again = tts.speak(TEXT, max_new_tokens=12, seed=first.seed)
+    np.testing.assert_array_equal(again.codes, first.codes)
+
+
+def test_a_stream_that_is_left_early_frees_its_place(checkpoint: Path) -> None:
+    config = Config(
+        model=ModelConfig(model=str(checkpoint)), pipeline=PipelineConfig("thread", max_requests=1)
+    )
+    with TTS(config=config) as tts:
+        for _ in tts.stream(TEXT, max_new_tokens=200):
+            break
+        assert tts.speak(TEXT, max_new_tokens=9).codes is not None
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_saved_file_holds_the_speech(speech: Speech, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"hello.{suffix}"
+    speech.save(path)
+    heard = decode(path.read_bytes(), sample_rate_hz=24_000, max_seconds=60)
+    np.testing.assert_allclose(heard, np.clip(speech.waveform, -1, 1), atol=1.5 / 32768)
+
+
+def test_a_name_without_a_known_suffix_is_an_error_that_lists_them(speech: Speech, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"\.wav"):
+        speech.save(tmp_path / "hello.doc")
+    assert format_of("a.b/C.MP3") == "mp3"
+
+
+@pytest.fixture(scope="module")
+def recording() -> bytes:
+    rng = np.random.default_rng(0)
+    tone = 0.3 * np.sin(np.arange(24_000) * 0.05) + 0.05 * rng.standard_normal(24_000)
+    return encode_file(tone.astype(np.float32), "wav", 24_000)
+
+
+def test_a_reference_may_be_bytes_a_file_or_its_codes(
+    tts: TTS, checkpoint: Path, recording: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "me.wav"
+    path.write_bytes(recording)
+    codes = encode_reference(path, Config(model=ModelConfig(model=str(checkpoint))))
+    assert codes.shape == (25, 8)
+    made = [
+        tts.speak(TEXT, seed=1, max_new_tokens=20, reference=reference, reference_text="Hello.").codes
+        for reference in (recording, path, str(path), codes)
+    ]
+    for other in made[1:]:
+        np.testing.assert_array_equal(other, made[0])
+    plain = tts.speak(TEXT, seed=1, max_new_tokens=20).codes
+    assert not np.array_equal(plain, made[0])
+
+
+def test_decoding_the_codes_of_a_speech_gives_the_speech(speech: Speech, checkpoint: Path) -> None:
+    assert speech.codes is not None
+    heard = decode_codes(speech.codes.astype(np.int64), Config(model=ModelConfig(model=str(checkpoint))))
+    np.testing.assert_allclose(heard.waveform, speech.waveform, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        np.zeros((3, 7), int),
+        np.zeros((0, 8), int),
+        np.zeros(8, int),
+        np.zeros((3, 8)),
+        np.full((3, 8), 1024),
+        np.full((3, 8), -1),
+    ],
+)
+def test_wrong_codes_are_refused(checkpoint: Path, codes: np.ndarray) -> None:
+    with pytest.raises(RequestError, match="codes"):
+        decode_codes(codes, Config(model=ModelConfig(model=str(checkpoint))))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"reference": "no/such/file.wav"}, "cannot be read"),
+        ({"reference": b"not audio"}, "not audio"),
+        ({"reference_text": "alone"}, "reference"),
+        ({"voice": "nobody"}, "nobody"),
+        ({"speed": 2.0}, "speed"),
+    ],
+)
+def test_bad_options_are_errors_that_name_them(tts: TTS, options: dict[str, object], words: str) -> None:
+    with pytest.raises((RequestError, TypeError), match=words):
+        tts.speak(TEXT, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "Hello <|emotion:elatoin|>."])
+def test_a_text_that_cannot_be_said_is_refused(tts: TTS, text: str) -> None:
+    with pytest.raises(RequestError):
+        tts.speak(text)
+
+
+def test_a_missing_model_or_a_wrong_setting_is_an_error_at_once() -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        TTS("nowhere")
+    with pytest.raises(ConfigError, match="--port"):
+        build_pipeline(Config(server=ServerConfig(port=-1)))

@@ -1,0 +1,86 @@
+"""The tiny language model: Qwen3 over bytes and fused audio rows, with a training-only phoneme head."""
+
+import torch
+from torch import nn
+from transformers import Qwen3Config, Qwen3Model
+
+from training.data import PHONEMES
+from training.features import FRAME, SAMPLE_RATE_HZ
+from training.prompts import BOOKS, ROW_VOCABULARY, TEXT_VOCABULARY
+from training.quantizer import (
+    CODES,
+    LATENT_DIM,
+    MEL_BOOKS,
+    PHASE_STEPS,
+    PITCH_DIMS,
+    Quantizer,
+    pitch_from_latents,
+)
+
+HIDDEN = 256
+PITCH_BOOK, PHASE_BOOK = MEL_BOOKS, BOOKS - 1
+
+
+def backbone_config() -> Qwen3Config:
+    """The backbone's shape; its dictionary becomes `text_config` of the checkpoint."""
+    return Qwen3Config(
+        vocab_size=TEXT_VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=256,
+    )
+
+
+class TinyLanguageModel(nn.Module):
+    """Predicts the next delayed row; the audio embedding [8 * 1026, hidden] is also the audio head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Qwen3Model(backbone_config())
+        self.audio_embedding = nn.Embedding(BOOKS * ROW_VOCABULARY, HIDDEN)
+        nn.init.normal_(self.audio_embedding.weight, std=0.02)
+        nn.init.normal_(self.backbone.embed_tokens.weight, std=0.05)
+        self.phoneme_head = nn.Linear(HIDDEN, 2 * len(PHONEMES))
+        self.register_buffer("book_offsets", torch.arange(BOOKS) * ROW_VOCABULARY, persistent=False)
+
+    def embed(self, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Input embeddings [B, S, hidden]: text where `ids` [B, S] ≥ 0, else the sum of `rows` [B, S, 8]."""
+        text = self.backbone.embed_tokens(ids.clamp(min=0))
+        audio = self.audio_embedding(rows + self.book_offsets).sum(-2)
+        return torch.where((ids >= 0)[..., None], text, audio)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Row logits [..., 8, 1026] of final hidden states [..., hidden]."""
+        flat = nn.functional.linear(hidden, self.audio_embedding.weight)
+        return flat.unflatten(-1, (BOOKS, ROW_VOCABULARY))
+
+
+def seed_phase_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: float = 0.4) -> None:
+    """Puts the circle of phases, and each pitch code's turn in one frame, into four embedding directions.
+
+    Next phase = phase + turn of one frame. From bare code numbers that was not learnt within 1,000 steps;
+    with angles as (cos, sin) in the embedding it is one product of two vectors in the same position.
+    """
+    generator = torch.Generator().manual_seed(7)
+    directions = torch.linalg.qr(torch.randn(HIDDEN, 4, generator=generator))[0].T * size
+    table = model.audio_embedding.weight.data.view(BOOKS, ROW_VOCABULARY, HIDDEN)
+    table[PHASE_BOOK, : PHASE_STEPS + 1] += (
+        quantizer.books[PHASE_BOOK, : PHASE_STEPS + 1, :2] @ directions[:2]
+    )
+    latents = torch.zeros(CODES, LATENT_DIM)
+    latents[:, PITCH_DIMS] = quantizer.books[PITCH_BOOK, :, :8]
+    pitch_hz, voiced = pitch_from_latents(latents)
+    first_hop_hz = pitch_hz.reshape(CODES, -1)[:, 0]
+    angle = 2 * torch.pi * first_hop_hz * FRAME / SAMPLE_RATE_HZ
+    turn = torch.stack([angle.cos(), angle.sin()], 1) * voiced.reshape(CODES, -1).any(1, keepdim=True)
+    table[PITCH_BOOK, :CODES] += turn @ directions[2:]

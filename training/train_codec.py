@@ -1,0 +1,195 @@
+"""Trains the codec's decoder (codes to waveform) and encoder (waveform to latents); both can resume."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from torch import nn
+
+from training.batches import read_codes
+from training.codec import Decoder, Encoder
+from training.data import shard_paths
+from training.features import FRAME, SAMPLE_RATE_HZ, mel_filters
+from training.quantizer import MEL_BOOKS, MEL_DIMS, PHASE_DIMS, PITCH_DIMS, Quantizer
+from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
+from training.train_language_model import save_state
+
+VOICE_SHARES = {"slt": 0.4, "rms": 0.2, "awb": 0.2, "kal16": 0.2}
+_SOURCE_FRAME = FRAME * SOURCE_RATE_HZ // SAMPLE_RATE_HZ
+_STFT_SIZES = (256, 512, 1024, 2048)
+
+
+class CropSampler:
+    """Random crops of all voices: waveforms [B, 960 F] at 24 kHz, codes [B, F, 8], un-quantised latents."""
+
+    def __init__(self, work_dir: Path, quantizer: Quantizer, shards: int, seed: int) -> None:
+        self._quantizer = quantizer
+        self._rng = np.random.default_rng(seed)
+        self._voices: dict[str, list[dict[str, np.ndarray]]] = {voice: [] for voice in VOICE_SHARES}
+        for voice, entries in self._voices.items():
+            for path in shard_paths(work_dir, voice)[1 : 1 + shards]:
+                with np.load(path) as data:
+                    names = ("offsets", "samples", "mel", "pitch_hz", "phase")
+                    entries.append(
+                        {name: data[name] for name in names} | {"codes": read_codes(path, quantizer)}
+                    )
+
+    def draw(self, count: int, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Waveforms, codes and latents of `count` crops of `frames` frames."""
+        crops = [self._crop(frames) for _ in range(count)]
+        waveforms, codes, latents = zip(*crops, strict=True)
+        return torch.stack(waveforms), torch.stack(codes), torch.stack(latents)
+
+    def _crop(self, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rng = self._rng
+        voice = str(rng.choice(list(VOICE_SHARES), p=list(VOICE_SHARES.values())))
+        while True:
+            shard = self._voices[voice][rng.integers(len(self._voices[voice]))]
+            index = rng.integers(len(shard["offsets"]) - 1)
+            first, last = shard["offsets"][index], shard["offsets"][index + 1]
+            if last - first >= frames:
+                break
+        start = int(rng.integers(first, last - frames + 1))
+        span = slice(start, start + frames)
+        # Resampling with one frame more on both sides keeps the filter's edges out of the crop.
+        left, right = min(1, start - first), min(1, last - start - frames)
+        pcm = shard["samples"][(start - left) * _SOURCE_FRAME : (start + frames + right) * _SOURCE_FRAME]
+        wave = soxr.resample(pcm.astype(np.float32) / 32768.0, SOURCE_RATE_HZ, SAMPLE_RATE_HZ)
+        wave = torch.from_numpy(wave[left * FRAME : (left + frames) * FRAME])
+        features = (torch.from_numpy(shard[name][span]).float() for name in ("mel", "pitch_hz", "phase"))
+        return wave, torch.from_numpy(shard["codes"][span]).long(), self._quantizer.latents(*features)
+
+
+def spectral_losses(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Log-magnitude and convergence at four resolutions, mel distance, complex distance below 1.5 kHz."""
+    magnitude = mel = phase = torch.zeros(())
+    for size in _STFT_SIZES:
+        window = torch.hann_window(size)
+        got, want = (
+            torch.stft(x, size, size // 4, window=window, return_complex=True) for x in (output, target)
+        )
+        got_abs, want_abs = (s.abs().clamp(min=2e-5 * size) for s in (got, want))
+        magnitude = magnitude + (got_abs.log() - want_abs.log()).abs().mean()
+        magnitude = magnitude + 0.5 * (got_abs - want_abs).norm() / want_abs.norm()
+        if size == 1024:
+            filters = mel_filters(80, size)
+            mel = ((filters @ got_abs).log() - (filters @ want_abs).log()).abs().mean()
+        if size in (512, 1024):
+            top = size * 1500 // SAMPLE_RATE_HZ
+            phase = (
+                phase + (got[:, :top] - want[:, :top]).abs().pow(2).sum().sqrt() / want[:, :top].abs().norm()
+            )
+    return {"magnitude": magnitude / len(_STFT_SIZES), "mel": mel, "phase": phase / 2}
+
+
+@dataclass(frozen=True)
+class CodecSchedule:
+    """Steps of decoder and encoder, and the shape of a step."""
+
+    decoder_steps: int
+    encoder_steps: int
+    batch: int = 8
+    frames: int = 26
+    peak_rate: float = 1e-3
+    seed: int = 2
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate: 50 steps of warm-up, hold for half, cosine to 2 %."""
+        progress = max(0.0, (step / steps - 0.5) / 0.5)
+        shape = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return self.peak_rate * min(1.0, (step + 1) / 50) * shape
+
+
+def decoder_input(quantizer: Quantizer, codes: torch.Tensor) -> torch.Tensor:
+    """Latents of codes [B, F, 8]; now and then with fewer mel books or no phase, so that errors hurt less."""
+    latents = quantizer.decode(codes)
+    for row in range(len(codes)):
+        chance = torch.rand(()).item()
+        if chance < 0.15:
+            few = quantizer.decode(codes[row], int(torch.randint(2, MEL_BOOKS, ()).item()))
+            latents[row, :, MEL_DIMS] = few[:, MEL_DIMS]
+        elif chance < 0.22:
+            latents[row, :, PHASE_DIMS] = 0
+    return latents
+
+
+def decoder_loss(
+    decoder: Decoder, quantizer: Quantizer, waveforms: torch.Tensor, codes: torch.Tensor
+) -> torch.Tensor:
+    """Weighted sum of the spectral losses away from the crop's edges; prints nothing."""
+    with torch.autocast("cpu", torch.bfloat16):
+        output = decoder(decoder_input(quantizer, codes))
+    inner = slice(2 * FRAME, -2 * FRAME)
+    parts = spectral_losses(output.float()[:, inner], waveforms[:, inner])
+    decoder_loss.parts = {name: float(value.detach()) for name, value in parts.items()}
+    return parts["magnitude"] + 2 * parts["mel"] + 0.5 * parts["phase"]
+
+
+def encoder_loss(encoder: Encoder, waveforms: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Squared error of the latents, each group of dimensions relative to its own spread."""
+    with torch.autocast("cpu", torch.bfloat16):
+        output = encoder(waveforms)
+    frames = min(output.shape[1], latents.shape[1])
+    error = (output.float()[:, :frames] - latents[:, :frames]).square()[:, 2:-2]
+    spread = latents.square()[:, 2:-2]
+    groups = (MEL_DIMS, PITCH_DIMS, PHASE_DIMS)
+    ratios = [error[..., dims].mean() / spread[..., dims].mean().clamp(min=1e-3) for dims in groups]
+    encoder_loss.parts = {
+        name: float(r.detach()) for name, r in zip(("mel", "pitch", "phase"), ratios, strict=True)
+    }
+    return ratios[0] + 0.5 * ratios[1] + 0.2 * ratios[2]
+
+
+def _train(
+    work_dir: Path, name: str, module: nn.Module, schedule: CodecSchedule, until: int, steps: int
+) -> None:
+    """Runs or resumes one of the two trainings until step `until` of a schedule of `steps` steps."""
+    path, step = work_dir / f"{name}.pt", 0
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=schedule.peak_rate, betas=(0.8, 0.99), weight_decay=0.0
+    )
+    if path.exists():
+        state = torch.load(path)
+        module.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    quantizer = Quantizer.load(work_dir / "quantizer.pt")
+    sampler = CropSampler(work_dir, quantizer, 6, schedule.seed + step)
+    torch.manual_seed(schedule.seed + step)
+    started = saved_at = time.monotonic()
+    loss_of = decoder_loss if name == "decoder" else encoder_loss
+    while step < until:
+        waveforms, codes, latents = sampler.draw(schedule.batch, schedule.frames)
+        arguments = (quantizer, waveforms, codes) if name == "decoder" else (waveforms, latents)
+        loss = loss_of(module, *arguments)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 2.0)
+        optimizer.param_groups[0]["lr"] = schedule.rate(step, steps)
+        optimizer.step()
+        step += 1
+        if step % 25 == 0:
+            shown = " ".join(f"{key} {value:.3f}" for key, value in loss_of.parts.items())
+            print(
+                f"{name} {step} {time.monotonic() - started:.0f}s loss {float(loss.detach()):.3f} {shown}",
+                flush=True,
+            )
+        if time.monotonic() - saved_at > 120 or step == until:
+            saved_at = time.monotonic()
+            save_state(path, model=module.state_dict(), optimizer=optimizer.state_dict(), step=step)
+
+
+def train_decoder(work_dir: Path, schedule: CodecSchedule, until: int | None = None) -> None:
+    """Trains the decoder to step `until` (default: to the end)."""
+    torch.manual_seed(schedule.seed)
+    _train(work_dir, "decoder", Decoder(), schedule, until or schedule.decoder_steps, schedule.decoder_steps)
+
+
+def train_encoder(work_dir: Path, schedule: CodecSchedule) -> None:
+    """Trains the encoder to the end."""
+    torch.manual_seed(schedule.seed)
+    _train(work_dir, "encoder", Encoder(), schedule, schedule.encoder_steps, schedule.encoder_steps)

@@ -1,0 +1,161 @@
+"""Trains the language model; its state is saved every two minutes and resumed after an interruption."""
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from training.batches import Batch, ExamplePool, ReferenceBank, batches, collate
+from training.batches import _sequence as sequence
+from training.data import PHONEMES
+from training.language_model import TinyLanguageModel, seed_phase_geometry
+from training.prompts import BOOKS, ROW_VOCABULARY
+from training.quantizer import Quantizer
+
+BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.8, 0.5)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Lengths in steps; the reference stage begins at `reference_from` and the run ends at `steps`."""
+
+    steps: int
+    reference_from: int
+    reference_share: float = 0.3
+    tokens: int = 2600
+    peak_rate: float = 2e-3
+    warm_up: int = 150
+    hold: float = 0.4
+    seed: int = 1
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up, hold, then cosine to 3 %."""
+        if step < self.warm_up:
+            return self.peak_rate * (step + 1) / self.warm_up
+        progress = max(0.0, (step / self.steps - self.hold) / (1 - self.hold))
+        return self.peak_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def losses(model: TinyLanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean negative log-likelihood per book [8] and of the phoneme labels (scalar)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        embedded = model.embed(batch.ids, batch.rows)
+        hidden = model.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        spoken = batch.targets[..., 0] != -100
+        hidden, targets, phonemes = hidden[spoken], batch.targets[spoken], batch.phonemes[spoken]
+        logits = model.logits(hidden)
+        phoneme_logits = model.phoneme_head(hidden)
+    nll = nn.functional.cross_entropy(
+        logits.float().reshape(-1, ROW_VOCABULARY), targets.reshape(-1), ignore_index=-100, reduction="none"
+    ).reshape(-1, BOOKS)
+    counts = (targets != -100).sum(0).clamp(min=1)
+    auxiliary = nn.functional.cross_entropy(
+        phoneme_logits.float().reshape(-1, len(PHONEMES)), phonemes.reshape(-1)
+    )
+    return nll.sum(0) / counts, auxiliary
+
+
+def make_optimizers(model: TinyLanguageModel, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the backbone's matrices, AdamW for embeddings, norms and heads."""
+    matrices = [p for n, p in model.backbone.named_parameters() if p.ndim == 2 and "embed" not in n]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=schedule.peak_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=schedule.peak_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def validation_batches(work_dir: Path, quantizer: Quantizer, count: int = 160) -> list[Batch]:
+    """Zero-shot batches of the default voice's first shard, which is never trained on."""
+    from training.batches import load_examples
+
+    examples = load_examples(work_dir / "shards" / "slt_0000.npz", quantizer)[:count]
+    examples.sort(key=lambda example: len(example.codes))
+    return [collate([sequence(e) for e in examples[i : i + 16]]) for i in range(0, len(examples), 16)]
+
+
+@torch.no_grad()
+def validate(model: TinyLanguageModel, held_out: list[Batch]) -> str:
+    """One line of mean validation losses by book."""
+    parts = [losses(model, batch) for batch in held_out]
+    books = torch.stack([nll for nll, _ in parts]).mean(0)
+    auxiliary = torch.stack([aux for _, aux in parts]).mean()
+    return " ".join(f"{value:.3f}" for value in books.tolist()) + f" | phonemes {float(auxiliary):.3f}"
+
+
+def save_state(path: Path, **state: object) -> None:
+    """Writes a state file so that a reader never sees half of it."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def train(work_dir: Path, schedule: Schedule) -> None:
+    """Trains to the end of the schedule, resuming from `language_model.pt` when it is there."""
+    torch.manual_seed(schedule.seed)
+    quantizer = Quantizer.load(work_dir / "quantizer.pt")
+    model = TinyLanguageModel()
+    seed_phase_geometry(model, quantizer)
+    optimizers = make_optimizers(model, schedule)
+    path, step, stage = work_dir / "language_model.pt", 0, ""
+    if path.exists():
+        state = torch.load(path)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step = state["step"]
+    held_out = validation_batches(work_dir, quantizer)
+    stream = iter(())
+    started = saved_at = time.monotonic()
+    while step < schedule.steps:
+        wanted = "references" if step >= schedule.reference_from else "zero-shot"
+        if wanted != stage:
+            stage, stream = wanted, _stream(work_dir, quantizer, schedule, wanted, step)
+        batch = next(stream)
+        loss = _step(model, optimizers, batch, schedule, step)
+        step += 1
+        if step % 25 == 0:
+            print(
+                f"step {step} {time.monotonic() - started:.0f}s loss {loss:.3f} {tuple(batch.ids.shape)}",
+                flush=True,
+            )
+        if step % 250 == 0:
+            print(f"validation {step} {validate(model, held_out)}", flush=True)
+        if time.monotonic() - saved_at > 120 or step == schedule.steps:
+            saved_at = time.monotonic()
+            save_state(
+                path, model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers], step=step
+            )
+
+
+def _stream(work_dir: Path, quantizer: Quantizer, schedule: Schedule, stage: str, step: int):
+    bank = ReferenceBank(work_dir / "references") if stage == "references" else None
+    voices = ("slt", "rms", "awb", "kal16") if bank else ("slt",)
+    pool = ExamplePool(work_dir, voices, quantizer)
+    return batches(pool, bank, schedule.reference_share, schedule.tokens, schedule.seed + step)
+
+
+def _step(
+    model: TinyLanguageModel,
+    optimizers: list[torch.optim.Optimizer],
+    batch: Batch,
+    schedule: Schedule,
+    step: int,
+) -> float:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        optimizer.zero_grad(set_to_none=True)
+    books, auxiliary = losses(model, batch)
+    weight = max(0.1, 0.5 * (1 - step / (0.6 * schedule.steps)))
+    loss = (books * torch.tensor(BOOK_WEIGHTS)).mean() + weight * auxiliary
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return float(loss.detach())
