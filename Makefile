@@ -60,7 +60,7 @@ bench: install ## Measure the engine and the server; results in benchmarks/resul
 	$(BIN)/python docs/generate.py
 
 train-tiny: $(VENV)/.installed-train ## Train the built-in voice from scratch (about an hour on two cores)
-	$(BIN)/python -m training.train_tiny $(ARGS)
+	$(BIN)/python -m training $(ARGS)
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -166,7 +166,8 @@ class _PipelineCollector:
             for name, value in gauges.items():
                 by_name.setdefault(name, {})[stage] = value
         for name, values in by_name.items():
-            yield _gauge(name, f"{name.replace('_', ' ').capitalize()} of a stage.", "stage", values)
+            about = f"{name.replace('_', ' ').capitalize()} of a stage."
+            yield _gauge(f"stage_{name}", about, "stage", values)
         ready = {worker: state["ready"] for worker, state in stats["workers"].items()}
         yield _gauge("worker_ready", "Whether a worker is up.", "worker", ready)
         restarts = CounterMetricFamily(

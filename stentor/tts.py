@@ -3,7 +3,7 @@
 import secrets
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -95,9 +95,10 @@ def format_of(path: str | Path) -> str:
 
 
 class SpeechStream:
-    """Waveform chunks of one utterance, float32 [num_samples], as they are made; iterate, or close to stop.
+    """Waveform chunks of one utterance, float32 [num_samples], as they are made.
 
-    `finish_reason`, `usage` and `codes` are there once it has ended.
+    `finish_reason`, `usage` and `codes` are there once it has ended. A stream that is closed, or that nobody
+    holds any more, is no longer made.
     """
 
     def __init__(self, audio: AudioStream, sample_rate_hz: int, seed: int) -> None:
@@ -107,20 +108,17 @@ class SpeechStream:
         self.usage: Usage | None = None
         self.codes: Array | None = None
         self._audio = audio
-        self._chunks = self._read()
 
-    def _read(self) -> Iterator[Array]:
-        try:
-            for audio in self._audio:
-                if audio.finish_reason is not None:
-                    self.finish_reason, self.usage, self.codes = audio.finish_reason, audio.usage, audio.codes
-                if len(audio.waveform):
-                    yield audio.waveform
-        finally:
-            self._audio.abort()
+    def __iter__(self) -> "SpeechStream":
+        return self
 
-    def __iter__(self) -> Iterator[Array]:
-        return self._chunks
+    def __next__(self) -> Array:
+        for audio in self._audio:
+            if audio.finish_reason is not None:
+                self.finish_reason, self.usage, self.codes = audio.finish_reason, audio.usage, audio.codes
+            if len(audio.waveform):
+                return audio.waveform
+        raise StopIteration
 
     def close(self) -> None:
         """Stop the generation, if it has not ended."""

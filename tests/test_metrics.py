@@ -59,9 +59,9 @@ def test_the_pipeline_is_asked_at_each_scrape(metrics: Metrics) -> None:
     found = series(metrics)
     assert found['stentor_requests{state="open"}'] == 3
     assert found['stentor_requests{state="waiting"}'] == 2
-    assert found['stentor_kv_blocks_used{stage="generate"}'] == 7
-    assert found['stentor_kv_blocks_total{stage="generate"}'] == 100
-    assert found['stentor_requests_known{stage="vocode"}'] == 1
+    assert found['stentor_stage_kv_blocks_used{stage="generate"}'] == 7
+    assert found['stentor_stage_kv_blocks_total{stage="generate"}'] == 100
+    assert found['stentor_stage_requests_known{stage="vocode"}'] == 1
     assert found['stentor_link_messages{stage="generate"}'] == 4
     assert found['stentor_worker_ready{worker="main"}'] == 1
     assert found['stentor_worker_restarts_total{worker="main"}'] == 2

@@ -1,5 +1,6 @@
 """Laws of the offline facade, on a small random checkpoint of the real format."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from stentor.audio.formats import encode_file
 from stentor.audio.load import decode
 from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig
-from stentor.errors import ConfigError, NotFoundError, RequestError
+from stentor.errors import ConfigError, NotFoundError, OverloadedError, RequestError
 from stentor.request import FinishReason
 from stentor.tts import TTS, Speech, build_pipeline, decode_codes, encode_reference, format_of
 from tests.checkpoints import make_checkpoint
@@ -63,14 +64,30 @@ def test_without_a_seed_each_speech_is_another_and_tells_its_seed(tts: TTS) -> N
     np.testing.assert_array_equal(again.codes, first.codes)
 
 
-def test_a_stream_that_is_left_early_frees_its_place(checkpoint: Path) -> None:
+def test_a_stream_that_is_closed_or_abandoned_frees_its_place(checkpoint: Path) -> None:
     config = Config(
         model=ModelConfig(model=str(checkpoint)), pipeline=PipelineConfig("thread", max_requests=1)
     )
     with TTS(config=config) as tts:
-        for _ in tts.stream(TEXT, max_new_tokens=200):
+        stream = tts.stream(TEXT, max_new_tokens=400)
+        next(stream)
+        with pytest.raises(OverloadedError):
+            tts.stream(TEXT)
+        stream.close()
+        for _ in tts.stream(TEXT, max_new_tokens=400):
             break
-        assert tts.speak(TEXT, max_new_tokens=9).codes is not None
+        assert eventually_speaks(tts)
+
+
+def eventually_speaks(tts: TTS) -> bool:
+    """A stream that nobody holds is noticed soon, not at once."""
+    deadline_s = time.monotonic() + 10
+    while time.monotonic() < deadline_s:
+        try:
+            return tts.speak(TEXT, max_new_tokens=9).codes is not None
+        except OverloadedError:
+            time.sleep(0.01)
+    return False
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])

@@ -8,7 +8,7 @@ from stentor.request import Array
 
 
 class BlockManager:
-    """Grants blocks to sequences; a prompt's full blocks stay findable by content until their memory is needed.
+    """Grants blocks to sequences; full blocks of prompts stay findable by content while memory lasts.
 
     A block's key is a digest of everything before and in it, reference codes included. A block is free, owned
     by one or more sequences, or kept: owned by none, findable, and the first to go when memory is short
@@ -36,7 +36,7 @@ class BlockManager:
         return len(self._owners)
 
     def allocate(self, sequence: Sequence) -> bool:
-        """Grant the blocks of the sequence's positions and of its next one; False, and nothing, if too few are left.
+        """Grant the blocks of the sequence's positions and of its next one; if they are short, False and none.
 
         Sets `sequence.blocks` and `sequence.num_cached`, the leading positions that need no prefill: whole
         blocks only, and never the last position, whose hidden state gives the first row.

@@ -49,9 +49,9 @@ def count_blocks(shape: LMShape, config: EngineConfig, max_context: int, device:
         num_blocks = min(wanted, int(_free_bytes(device) * 0.8) // block_bytes)
     if num_blocks < per_sequence + 1:
         raise ConfigError(
-            f"the KV cache has room for {num_blocks} blocks of {config.block_size} positions, but one sequence "
-            f"of {max_context} positions needs {per_sequence + 1}: raise --kv-cache-bytes to at least "
-            f"{(per_sequence + 1) * block_bytes} or lower --max-context"
+            f"the KV cache has room for {num_blocks} blocks of {config.block_size} positions, but one "
+            f"sequence of {max_context} positions needs {per_sequence + 1}: raise --kv-cache-bytes to at "
+            f"least {(per_sequence + 1) * block_bytes} or lower --max-context"
         )
     return num_blocks
 

@@ -10,7 +10,7 @@ _SMALLEST_LOG = -torch.finfo(torch.float64).max
 
 
 def stream_key(seed: int) -> int:
-    """The state of the hash after a 64-bit seed, a signed 32-bit number; steps and codes are mixed into it."""
+    """The state of the hash after a 64-bit seed, as a signed 32-bit number; the rest is mixed into it."""
     key = torch.zeros((), dtype=torch.int32)
     for word in (seed & _MASK, (seed >> 32) & _MASK):
         key = _mix(key, torch.tensor(_signed(word), dtype=torch.int32))

@@ -1,4 +1,4 @@
-"""From scores to the next rows: sampling and the state machine of the delay pattern, for a whole batch at once.
+"""From scores to the next rows: sampling and the state machine of the delay pattern, for a batch at once.
 
 Everything here is a fixed sequence of tensor operations on fixed shapes: nothing looks at a value on the
 host, so that a step can be captured as a graph.

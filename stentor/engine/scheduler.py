@@ -9,7 +9,7 @@ from stentor.engine.sequence import Sequence
 
 @dataclass(frozen=True)
 class Removal:
-    """A sequence left the batch: it was in `slot` and held `blocks`; whoever was in slot `last` is now in `slot`."""
+    """A sequence left: it was in `slot` and held `blocks`; whoever was in slot `last` is now in `slot`."""
 
     sequence: Sequence
     slot: int
@@ -19,7 +19,7 @@ class Removal:
 
 @dataclass
 class Plan:
-    """One round: who makes room (in this order), who got a further block (slot, index, block), who comes in."""
+    """A round: who makes room (in this order), who got a further block (slot, index, block), who comes in."""
 
     preempted: list[Removal] = field(default_factory=list)
     extended: list[tuple[int, int, int]] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Scheduler:
         return plan
 
     def remove(self, sequence: Sequence) -> Removal:
-        """Take a running sequence out of the batch and its blocks back; the sequence in the last slot moves up."""
+        """Take a running sequence out of the batch and its blocks back; the one in the last slot moves up."""
         slot = self.running.index(sequence)
         last = len(self.running) - 1
         removal = Removal(sequence, slot, last, sequence.blocks)

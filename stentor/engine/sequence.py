@@ -69,7 +69,7 @@ class Output:
 
 
 def delay(codes: Array, begin_code: int, end_code: int) -> Array:
-    """The delay pattern: codes [num_frames, num_codebooks] to rows [num_frames + num_codebooks - 1, num_codebooks].
+    """The delay pattern: codes [num_frames, num_codebooks] to rows [num_frames + num_codebooks - 1, ...].
 
     Codebook c lags c rows behind; the gaps hold `begin_code` before and `end_code` after (MusicGen,
     arXiv:2306.05284; Higgs Audio v3 wraps no further rows around the content).

@@ -1,4 +1,4 @@
-"""The device's side of the running sequences: one row each, in the order of the batch, in buffers that never move."""
+"""The running sequences on the device, one row each in the order of the batch, in buffers that never move."""
 
 from dataclasses import dataclass
 from enum import IntEnum

@@ -1,4 +1,4 @@
-"""Attention over the paged cache: one signature for every backend, with PyTorch's own kernels as the reference."""
+"""Attention over the paged cache: one signature for all backends, PyTorch's own kernels as the reference."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Where tensors live and in which arithmetic: turns the 'auto' of the settings into what this machine does best."""
+"""Where tensors live and in which arithmetic: turns 'auto' into what this machine does best."""
 
 import torch
 
@@ -20,7 +20,8 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device {name!r} is not supported: use 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} is not here ({torch.cuda.device_count()} GPUs are): use --device cpu")
+        present = torch.cuda.device_count()
+        raise ConfigError(f"device {name!r} is not here ({present} GPUs are): use --device cpu")
     return device
 
 

@@ -1,4 +1,4 @@
-"""Products with a weight matrix whose rows do not feel each other: alone or in company the same to the bit."""
+"""Products with a weight matrix whose rows do not feel each other: alone or in company, the same bits."""
 
 import torch
 import torch.nn.functional as F

@@ -11,7 +11,9 @@ class RotaryTable:
     model's dtype, as in training (RoFormer, arXiv:2104.09864).
     """
 
-    def __init__(self, head_dim: int, max_positions: int, theta: float, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, head_dim: int, max_positions: int, theta: float, dtype: torch.dtype, device: torch.device
+    ) -> None:
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
         angles = torch.outer(torch.arange(max_positions, dtype=torch.float64), theta**-exponents)
         self._cos = torch.cat((angles.cos(), angles.cos()), dim=1).to(device, dtype)

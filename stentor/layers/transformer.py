@@ -1,4 +1,4 @@
-"""The pre-norm decoder block of the Qwen3 family, with its projections fused into as few kernels as PyTorch allows."""
+"""The pre-norm decoder block of the Qwen3 family, its projections fused into as few kernels as possible."""
 
 from dataclasses import dataclass
 
@@ -59,7 +59,8 @@ class DecoderBlock:
     def _attention(self, qkv: Tensor, attend: "Attend", layer: int) -> Tensor:
         rotated_heads = self._shape.num_heads + self._shape.num_kv_heads
         qk = qkv[:, :rotated_heads]
-        normed = F.rms_norm(qk, (self._shape.head_dim,), None, self._shape.norm_eps).mul_(self._weights.qk_norm)
+        normed = F.rms_norm(qk, (self._shape.head_dim,), None, self._shape.norm_eps)
+        normed.mul_(self._weights.qk_norm)
         # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
         qk.copy_(rotate(normed, attend.cos, attend.sin))
         return attend(qkv[:, : self._shape.num_heads], qkv[:, self._shape.num_heads :], layer)

@@ -7,12 +7,11 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
 from stentor.config import PipelineConfig
-from stentor.errors import ConfigError, Failure, InternalError, to_failure
-from stentor.pipeline.child import STOP, Assignment, Crashed, Gauges, Ready, Segment, decode_report
+from stentor.errors import Failure, InternalError, to_failure
+from stentor.pipeline.child import STOP, Assignment, Crashed, Gauges, Ready, decode_report
 from stentor.pipeline.crew import RestartLimit
 from stentor.pipeline.links.process import Exchange
 
@@ -26,28 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class GroupProcess:
-    """The process of one group, through all its lives. Used by the pipeline's own thread only."""
+    """The process of one group, through all its lives; `segments` is a pickled tuple of Segment."""
 
-    def __init__(
-        self, name: str, segments: Sequence[Segment], exchange: Exchange, config: PipelineConfig
-    ) -> None:
+    def __init__(self, name: str, segments: bytes, exchange: Exchange, config: PipelineConfig) -> None:
         self.name = name
         self.ready = False
         self.gauges: dict[str, dict[str, float]] = {}
         self.limit = RestartLimit(config.restart_limit)
-        self._exchange = exchange
+        self._segments, self._exchange = segments, exchange
         self._threads = config.threads_per_worker
         self._incarnation = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._crash: Failure | None = None
-        try:
-            self._segments = pickle.dumps(tuple(segments))
-        except Exception as error:
-            raise ConfigError(
-                f"group {name} cannot be sent to a process: each build must be a top-level function of a "
-                f"module, and its options picklable ({error})"
-            ) from None
 
     @property
     def descriptor(self) -> int:

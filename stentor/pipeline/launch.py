@@ -1,6 +1,7 @@
 """Workers as threads or as processes: either way a running chain between a head and a tail, watched over."""
 
 import os
+import pickle
 import shutil
 import tempfile
 import time
@@ -19,6 +20,8 @@ from stentor.pipeline.links.local import LocalLink
 from stentor.pipeline.links.process import Exchange, ProcessReceiver, ProcessSender
 from stentor.pipeline.worker import Worker
 from stentor.stages.base import StageSpec
+
+_LONGEST_TEMP_DIR = 70
 
 
 class ThreadLaunch:
@@ -79,12 +82,11 @@ class ProcessLaunch:
             raise ConfigError(f"{len(runs)} runs of stages are too many; put neighbours into one group")
         self.failure: Failure | None = None  # Set once the chain can not be kept running.
         self._link_names = [*(run[0].name for run in runs), "out"]
-        # Only this user may enter the folder that mkdtemp makes.
-        folder = tempfile.mkdtemp(prefix="stentor-")
+        segments = _pickled_segments(runs)
+        # Only this user may enter the folder that mkdtemp makes. A socket's path has no room for a long one.
+        parent = "/tmp" if len(tempfile.gettempdir()) > _LONGEST_TEMP_DIR else None
+        folder = tempfile.mkdtemp(prefix="stentor-", dir=parent)
         self._exchange = Exchange(folder, create_arena(len(runs) + 1), config.link_credits)
-        segments: dict[str, list[Segment]] = {}
-        for link, run in enumerate(runs):
-            segments.setdefault(run[0].group, []).append(Segment(link, run))
         self._groups = [GroupProcess(name, part, self._exchange, config) for name, part in segments.items()]
         self._has_been_ready = False
         self.head: Sender = ProcessSender(self._exchange, 0)
@@ -141,6 +143,20 @@ class ProcessLaunch:
         self._exchange.context.destroy(linger=0)
         self._exchange.arena.close()
         shutil.rmtree(self._exchange.folder, ignore_errors=True)
+
+
+def _pickled_segments(runs: Sequence[tuple[StageSpec, ...]]) -> dict[str, bytes]:
+    """The segments of each group, ready to be sent to its process."""
+    segments: dict[str, tuple[Segment, ...]] = {}
+    for link, run in enumerate(runs):
+        segments[run[0].group] = (*segments.get(run[0].group, ()), Segment(link, run))
+    try:
+        return {name: pickle.dumps(parts) for name, parts in segments.items()}
+    except Exception as error:
+        raise ConfigError(
+            "the stages cannot be sent to processes: each build must be a top-level function of a module, "
+            f"and its options picklable ({error})"
+        ) from None
 
 
 Launch = ThreadLaunch | ProcessLaunch

@@ -52,9 +52,9 @@ class GenerateStage:
         assert max_rows is not None, "preprocess resolves every default"
         if len(matrix) + max_rows > self._engine.max_context:
             raise RequestError(
-                f"the prompt ({len(matrix)} positions with its reference) and max_new_tokens ({max_rows}) exceed the "
-                f"context of {self._engine.max_context} positions: shorten the text or the reference, or lower "
-                "max_new_tokens",
+                f"the prompt ({len(matrix)} positions with its reference) and max_new_tokens ({max_rows}) "
+                f"exceed the context of {self._engine.max_context} positions: shorten the text or the "
+                "reference, or lower max_new_tokens",
                 param="max_new_tokens",
             )
         return Sequence(request_id, matrix, prompt.sampling, max_rows, prompt.max_rows)
@@ -63,8 +63,8 @@ class GenerateStage:
         sequence, reason = output.sequence, output.finish_reason
         prompt = self._prompts.pop(sequence.id, None)
         frames = Frames(
-            # A special code that was drawn in the middle of the content is silenced, not clamped: clamping would
-            # turn it into a loud neighbour.
+            # A special code that was drawn in the middle of the content is silenced, not clamped: clamping
+            # would turn it into a loud neighbour.
             codes=np.where(output.frames < self._shape.begin_code, output.frames, 0).astype(np.uint16),
             request=prompt.request if prompt else None,
             finish_reason=reason,

@@ -1,5 +1,6 @@
 """One stream on its way to a listener: its codes, what is exact already, and when the listener runs dry."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,8 @@ from stentor.request import Array, FinishReason, SpeechRequest, Usage
 
 # What a chunk spends between the vocoder and the listener's loudspeaker, beyond the decoding itself.
 _TRANSPORT_S = 0.01
+# Rounds of decoding that are begun before a listener runs dry: one, and half of one for what may go wrong.
+ROUNDS_AHEAD = 1.5
 # A new listener may wait this long behind those who are about to run dry, and who waits for a file this long.
 _FIRST_CHUNK_PATIENCE_S = 0.1
 _FILE_PATIENCE_S = 1.0
@@ -19,6 +22,7 @@ class ChunkRules:
 
     context_frames: int
     frame_s: float
+    initial_frames: int
     max_chunk_frames: int
 
     def rung(self, frames: int) -> int:
@@ -41,7 +45,6 @@ class Stream:
 
     request: SpeechRequest
     rules: ChunkRules
-    initial_frames: int
     num_frames: int = 0
     num_emitted: int = 0
     dry_at_s: float | None = None
@@ -55,9 +58,6 @@ class Stream:
     _last_arrival_s: float = 0.0
     _due_since_s: float | None = None
 
-    def __post_init__(self) -> None:
-        self._wanted_frames = max(1, min(self.initial_frames, self.rules.max_chunk_frames))
-
     def append(self, codes: Array, now_s: float, *, ended: bool) -> None:
         """Take the next frames, uint16 [frames, codebooks]."""
         if not self.num_frames:
@@ -66,7 +66,7 @@ class Stream:
         self._pieces.append(codes)
         self.num_frames += len(codes)
         self.ended = ended
-        if self._due_since_s is None and (ended or self.num_pending >= self._wanted_frames):
+        if self._due_since_s is None and (ended or (self.request.stream and self.num_pending)):
             self._due_since_s = now_s
 
     @property
@@ -87,19 +87,28 @@ class Stream:
         """Frames to emit now; None: wait for more; 0: only the end is left to tell.
 
         Chunks double while the listener stays ahead. When the audio left to play barely lasts for another
-        frame to arrive and two rounds of decoding (`round_s` each), whatever is exact goes out.
+        frame to arrive and a round of decoding (`round_s`) with half of one to spare, whatever is exact goes
+        out, unless it plays for less than the round takes: then decoding could never catch up.
         """
         pending = self.num_pending
         if self.ended:
             return min(pending, self.rules.max_chunk_frames) if self.request.stream else pending
-        if not self.request.stream or not pending:
+        if not self.request.stream:
             return None
+        interval_s = (self._last_arrival_s - self._first_arrival_s) / max(1, self.num_frames - 1)
+        margin_s = ROUNDS_AHEAD * round_s + interval_s + _TRANSPORT_S
+        worthwhile = max(1, min(math.ceil(round_s / self.rules.frame_s), self.rules.max_chunk_frames))
         if self.dry_at_s is None:
-            return (
-                max(self._wanted_frames, self.rules.rung(pending)) if pending >= self._wanted_frames else None
-            )
-        urgent = self.dry_at_s - now_s <= 2 * round_s + self._frame_interval_s() + _TRANSPORT_S
+            first = self._first_chunk(margin_s + (worthwhile - 1) * interval_s)
+            return max(first, self.rules.rung(pending)) if pending >= first else None
+        urgent = self.dry_at_s - now_s <= margin_s and pending >= worthwhile
         return self.rules.rung(pending) if urgent or pending >= self._wanted_frames else None
+
+    def _first_chunk(self, second_s: float) -> int:
+        """Frames in the first chunk: what was asked for, else enough to last for the seconds to the next."""
+        asked = self.request.initial_chunk_frames
+        frames = asked or max(self.rules.initial_frames, math.ceil(second_s / self.rules.frame_s))
+        return min(frames, self.rules.max_chunk_frames)
 
     def window(self, chunk: int) -> tuple[Array, int]:
         """The codes to decode for the next `chunk` frames, and how many of them are context before it."""
@@ -122,7 +131,3 @@ class Stream:
         if self.dry_at_s is not None and now_s > self.dry_at_s:
             self.underruns += 1
         self.dry_at_s = max(self.dry_at_s or now_s, now_s) + chunk * self.rules.frame_s
-
-    def _frame_interval_s(self) -> float:
-        """Seconds between two frames' arrivals, on average so far."""
-        return (self._last_arrival_s - self._first_arrival_s) / max(1, self.num_frames - 1)

@@ -11,7 +11,7 @@ from stentor.config import VocoderConfig
 from stentor.errors import RequestError
 from stentor.request import Array, Audio, Frames
 from stentor.stages.base import Payload
-from stentor.stages.playout import ChunkRules, Stream
+from stentor.stages.playout import ROUNDS_AHEAD, ChunkRules, Stream
 
 # Weight of the newest round in the running averages of decoding times.
 _NEWEST = 0.3
@@ -56,7 +56,9 @@ class VocodeStage:
         self._config = config
         self._clock = clock
         frame_s = vocoder.samples_per_frame / vocoder.sample_rate_hz
-        self._rules = ChunkRules(vocoder.context_frames, frame_s, config.max_chunk_frames)
+        self._rules = ChunkRules(
+            vocoder.context_frames, frame_s, config.initial_chunk_frames, config.max_chunk_frames
+        )
         self._streams: dict[str, Stream] = {}
         self._round_s = 0.0
         self._decode_s_per_frame = 0.0
@@ -67,8 +69,7 @@ class VocodeStage:
         frames = payload.data
         assert isinstance(frames, Frames)
         if frames.request is not None:
-            initial = frames.request.initial_chunk_frames or self._config.initial_chunk_frames
-            self._streams[payload.request_id] = Stream(frames.request, self._rules, initial)
+            self._streams[payload.request_id] = Stream(frames.request, self._rules)
         stream = self._streams.get(payload.request_id)
         if stream is None:
             return  # It ended here already: aborted, or refused for frames before these.
@@ -87,7 +88,7 @@ class VocodeStage:
         pieces = self._choose(started_s)
         waveforms = self._vocoder.decode([piece.window for piece in pieces])
         now_s = self._clock()
-        self._learn(now_s - started_s, sum(len(piece.window) for piece in pieces))
+        self._learn(pieces, now_s - started_s)
         return [self._emit(piece, waveform, now_s) for piece, waveform in zip(pieces, waveforms, strict=True)]
 
     def abort(self, request_id: str) -> None:
@@ -137,21 +138,26 @@ class VocodeStage:
         return pieces
 
     def _room(self, now_s: float) -> int:
-        """Frames that this round may decode: as many as are done before any listener runs dry."""
+        """Frames that this round may decode: so many that who runs dry first can still have the next round."""
         most = self._config.max_batch_frames
         least = min(most, self._rules.max_chunk_frames + 2 * self._rules.context_frames)
         dry_at_s = [stream.dry_at_s for stream in self._streams.values() if stream.dry_at_s is not None]
         if not dry_at_s or not self._decode_s_per_frame:
             return most
-        in_time = int((min(dry_at_s) - now_s) / self._decode_s_per_frame)
+        time_s = min(dry_at_s) - now_s - ROUNDS_AHEAD * self._round_s
+        in_time = int(time_s / self._decode_s_per_frame)
         return max(least, min(most, in_time))
 
-    def _learn(self, seconds: float, frames: int) -> None:
+    def _learn(self, pieces: Sequence[_Piece], seconds: float) -> None:
+        frames = sum(len(piece.window) for piece in pieces)
         if not frames:
             return
         newest = _NEWEST if self._decode_s_per_frame else 1.0
-        self._round_s += newest * (seconds - self._round_s)
         self._decode_s_per_frame += newest * (seconds / frames - self._decode_s_per_frame)
+        # Rounds for files alone are as long as nobody listens.
+        if any(piece.stream.request.stream for piece in pieces):
+            newest = _NEWEST if self._round_s else 1.0
+            self._round_s += newest * (seconds - self._round_s)
 
     def _emit(self, piece: _Piece, waveform: Array, now_s: float) -> Payload:
         stream, size = piece.stream, self._vocoder.samples_per_frame

@@ -85,6 +85,7 @@ class _Run:
         self.lock = threading.Lock()
         self.numbers = iter(range(load.requests))
         self.finished = 0
+        self.killed: set[int] = set()
 
     def run(self) -> Report:
         began = time.monotonic()
@@ -109,8 +110,7 @@ class _Run:
             time.sleep(0.002)
 
     def kill_a_worker(self, number: int) -> None:
-        wait_until_ready(self.pipeline)
-        workers = self.pipeline.stats()["workers"]
+        workers = self.living_workers()
         names = sorted(workers) * 2
         victims = names[number % len(workers) :][: min(self.load.at_once, len(workers))]
         for name in victims:
@@ -118,6 +118,18 @@ class _Run:
             assert pid not in (0, os.getpid())
             os.kill(pid, signal.SIGKILL)
             self.report.kills.append(name)
+            self.killed.add(pid)
+
+    def living_workers(self, within_s: float = 30.0) -> dict[str, dict[str, float]]:
+        """All workers, once each is up, and none is one that was killed and is not buried yet."""
+        deadline = time.monotonic() + within_s
+        while True:
+            workers: dict[str, dict[str, float]] = self.pipeline.stats()["workers"]
+            pids = {int(worker["pid"]) for worker in workers.values()}
+            if self.pipeline.ready() and not pids & self.killed:
+                return workers
+            assert time.monotonic() < deadline, "a worker does not come up"
+            time.sleep(0.002)
 
     def read_all(self, seed: int) -> None:
         dice = random.Random(self.load.seed * 1000 + seed)
@@ -218,13 +230,6 @@ def settled(pipeline: Pipeline, within_s: float = 10.0) -> dict:
         if (pipeline.ready() and known and not any(busy)) or time.monotonic() > deadline:
             return stats
         time.sleep(0.02)
-
-
-def wait_until_ready(pipeline: Pipeline, within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not pipeline.ready():
-        assert time.monotonic() < deadline, "a worker does not come up"
-        time.sleep(0.002)
 
 
 def _memory_mib(pipeline: Pipeline) -> dict[str, float]:

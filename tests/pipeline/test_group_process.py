@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 import tempfile
 import time
@@ -8,7 +9,7 @@ import psutil
 import pytest
 
 from stentor.config import PipelineConfig
-from stentor.errors import ConfigError, Failure
+from stentor.errors import Failure
 from stentor.pipeline.child import Segment
 from stentor.pipeline.group_process import GroupProcess
 from stentor.pipeline.links.arena import create_arena
@@ -27,7 +28,7 @@ def exchange() -> Iterator[Exchange]:
 
 
 def group(exchange: Exchange, *specs: StageSpec) -> GroupProcess:
-    return GroupProcess("main", [Segment(0, specs)], exchange, PipelineConfig())
+    return GroupProcess("main", pickle.dumps((Segment(0, specs),)), exchange, PipelineConfig())
 
 
 def watch_until(group: GroupProcess, ready: bool = False) -> Failure | None:
@@ -85,21 +86,13 @@ def test_a_build_that_takes_the_process_with_it_is_an_internal_error(exchange: E
     assert "code 9" in death.message
 
 
-def test_a_build_that_cannot_be_imported_is_told(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_that_cannot_be_imported_is_told(exchange: Exchange) -> None:
     process = group(exchange, StageSpec("preprocess", fakes.build, {"name": "preprocess"}))
-    monkeypatch.setattr("sys.path", [entry for entry in __import__("sys").path if "site-packages" in entry])
     process._segments = process._segments.replace(b"tests.pipeline.fakes", b"tests.pipeline.faked")
     process.start()
     death = watch_until(process)
     assert death is not None
-    assert "faked" in death.message or "ended with code" in death.message
-
-
-def test_what_cannot_be_pickled_is_refused_with_advice(exchange: Exchange) -> None:
-    with pytest.raises(ConfigError, match="top-level function"):
-        group(exchange, StageSpec("x", lambda: fakes.OneToOne("x")))
-    with pytest.raises(ConfigError, match="picklable"):
-        group(exchange, StageSpec("x", fakes.build, {"name": lambda: "x"}))
+    assert "tests.pipeline.faked" in death.message
 
 
 def test_a_process_that_does_not_stop_is_killed_in_time(exchange: Exchange) -> None:

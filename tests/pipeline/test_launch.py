@@ -1,4 +1,5 @@
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -100,6 +101,28 @@ def test_nothing_is_left_after_the_stop() -> None:
     # The arena's mapping and the doorbells go with the launch.
     del launch
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
+
+
+def test_what_cannot_be_pickled_is_refused_with_advice_and_leaves_nothing() -> None:
+    before = set(Path(tempfile.gettempdir()).glob("stentor-*"))
+    with pytest.raises(ConfigError, match="top-level function"):
+        ProcessLaunch([StageSpec("x", lambda: fakes.OneToOne("x"))], PipelineConfig())
+    with pytest.raises(ConfigError, match="picklable"):
+        ProcessLaunch([StageSpec("x", fakes.build, {"name": lambda: "x"})], PipelineConfig())
+    assert set(Path(tempfile.gettempdir()).glob("stentor-*")) == before
+
+
+def test_a_long_temporary_folder_is_not_too_long_for_a_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    launch = make("process")
+    try:
+        start(launch)
+    finally:
+        launch.stop(4.0)
 
 
 def test_more_links_than_counters_are_refused() -> None:

@@ -81,7 +81,7 @@ def test_a_refusal_of_a_stage_is_a_real_status(server: Running) -> None:
 
 
 def test_a_reader_who_leaves_frees_the_place_and_the_blocks(server: Running) -> None:
-    blocks = 'stentor_kv_blocks_used{stage="tone"}'
+    blocks = 'stentor_stage_kv_blocks_used{stage="tone"}'
     for _ in range(5):  # more than there are places
         body = {"input": "endless", "stream": True}
         with server.http.stream("POST", "/v1/audio/speech", json=body) as response:

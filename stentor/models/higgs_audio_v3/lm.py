@@ -18,7 +18,7 @@ Read = Callable[[str], Tensor]
 
 
 class HiggsLM:
-    """Implements `SpeechLM`; one table of [num_codebooks * codebook_size, hidden_size] embeds the codes of a row
+    """Implements `SpeechLM`; a table [num_codebooks * codebook_size, hidden_size] embeds the codes of a row
     (their sum) and, where the checkpoint ties them, scores the next (row index: codebook * codebook_size +
     code).
     """

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from tests.models.higgs_audio_codec.reference import Tensors, random_parameters, tiny_config, transformers_codec
+from tests.models.higgs_audio_codec.reference import (
+    Tensors,
+    random_parameters,
+    tiny_config,
+    transformers_codec,
+)
 
 
 @pytest.fixture(scope="session")

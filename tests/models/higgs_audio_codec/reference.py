@@ -49,7 +49,7 @@ def tiny_config(ratios: tuple[int, ...] = (8, 5, 4, 2, 3), decoder_hidden_size: 
 
 
 def random_parameters(config: dict[str, Any], seed: int = 0) -> Tensors:
-    """Transformers' layout with really random values: loud outputs that depend on the codes, not on the biases.
+    """Transformers' layout with really random values: loud outputs that depend on the codes, not the biases.
 
     Fresh codecs have zero codebooks and small weights, under which every code sounds alike.
     """
@@ -83,7 +83,7 @@ def random_codes(frames: int, config: dict[str, Any], seed: int = 0) -> np.ndarr
 
 
 def transformers_codec(config: dict[str, Any], parameters: Tensors) -> Any:
-    """transformers' HiggsAudioV2TokenizerModel with these parameters; needs no torchaudio, see `_resample`."""
+    """transformers' HiggsAudioV2TokenizerModel with these parameters, but no torchaudio (see `_resample`)."""
     if "torchaudio" not in sys.modules:
         stub = types.ModuleType("torchaudio")
         stub.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
@@ -106,7 +106,7 @@ def transformers_codec(config: dict[str, Any], parameters: Tensors) -> Any:
 
 
 def _resample(waveform: torch.Tensor, from_hz: int, to_hz: int) -> torch.Tensor:
-    """The description's resampling formula, sample by sample in float64."""
+    """The description's resampling formula, one phase after the other in float64."""
     divisor = math.gcd(from_hz, to_hz)
     o, n = from_hz // divisor, to_hz // divisor
     base = min(o, n) * 0.99
@@ -114,11 +114,12 @@ def _resample(waveform: torch.Tensor, from_hz: int, to_hz: int) -> torch.Tensor:
     length = math.ceil(waveform.shape[-1] * n / o)
     padded = np.pad(waveform.double().numpy(), [(0, 0)] * (waveform.ndim - 1) + [(width, width + o)])
     resampled = np.zeros((*waveform.shape[:-1], length))
-    for sample in range(length):
-        step, phase = divmod(sample, n)
+    for phase in range(n):
         t = np.clip((-phase / n + np.arange(-width, width + o) / o) * base, -6, 6)
         kernel = np.sinc(t) * np.cos(np.pi * t / 12) ** 2 * base / o
-        resampled[..., sample] = padded[..., step * o : step * o + len(kernel)] @ kernel
+        windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=-1)[..., ::o, :]
+        count = len(range(phase, length, n))
+        resampled[..., phase::n] = windows[..., :count, :] @ kernel
     return torch.from_numpy(resampled).float()
 
 
@@ -163,7 +164,7 @@ def to_transformers_name(original: str) -> str:
 
 
 def original_names() -> list[str]:
-    """Every name of the original layout with five blocks, two semantic blocks and two HuBERT layers but HuBERT's."""
+    """Every name of the original layout (five blocks, two semantic ones) but HuBERT's, which are the same."""
     normed = ("weight_g", "weight_v", "bias")
     names = []
     for network, first_unit, snake, conv in (("encoder.block", 0, 3, 4), ("decoder_2.model", 2, 0, 1)):
@@ -192,7 +193,7 @@ def original_names() -> list[str]:
 
 
 def original_layout(parameters: Tensors, seed: int = 0) -> Tensors:
-    """The same codec in the original layout: renamed, its acoustic convolutions split by weight normalisation."""
+    """The same codec in the original layout: renamed, acoustic convolutions split by weight normalisation."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: value for name, value in parameters.items() if name.startswith("semantic_model.")}
     for name in original_names():

@@ -66,7 +66,9 @@ def test_a_batch_decodes_as_each_alone(tiny: CodecConfig, parameters: Tensors) -
 
 
 def test_a_snake_without_frequency_is_the_identity(tiny: CodecConfig, parameters: Tensors) -> None:
-    silenced = {name: torch.zeros_like(value) if "alpha" in name else value for name, value in parameters.items()}
+    silenced = {
+        name: torch.zeros_like(value) if "alpha" in name else value for name, value in parameters.items()
+    }
     decode = Decoder(CodecWeights(MemoryWeights(silenced), tiny), tiny, FLOAT32)
     codes = as_batch(random_codes(5, tiny_config()))
     expected = oracle_decode(transformers_codec(tiny_config(), silenced), codes)
@@ -94,7 +96,7 @@ def test_bfloat16_is_close(tiny: CodecConfig, parameters: Tensors) -> None:
 
 
 def test_the_full_size_decodes_like_descripts_decoder_and_by_windows() -> None:
-    """The real geometry: its own decoder only, against transformers' DacDecoder with the codec's two changes."""
+    """The real geometry: the decoder only, against transformers' DacDecoder with the codec's two changes."""
     from transformers.models.dac.configuration_dac import DacConfig
     from transformers.models.dac.modeling_dac import DacDecoder
 

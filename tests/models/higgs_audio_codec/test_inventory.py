@@ -3,7 +3,12 @@ import subprocess
 import sys
 
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_codec.inventory import DECODE_PREFIXES, ENCODE_PREFIXES, expected_shapes, parts
+from stentor.models.higgs_audio_codec.inventory import (
+    DECODE_PREFIXES,
+    ENCODE_PREFIXES,
+    expected_shapes,
+    parts,
+)
 from tests.codec_tensors import TINY_CODEC, codec_shapes
 from tests.models.higgs_audio_codec.reference import Tensors, original_layout
 

@@ -40,7 +40,10 @@ def test_weight_normalisation_keeps_the_given_dimension(tiny: CodecConfig, param
 
 def test_merging_a_transposed_convolution_norms_over_its_outputs() -> None:
     convolution = torch.nn.utils.parametrizations.weight_norm(torch.nn.ConvTranspose1d(6, 3, 4))
-    magnitude, direction = convolution.parametrizations.weight.original0, convolution.parametrizations.weight.original1
+    magnitude, direction = (
+        convolution.parametrizations.weight.original0,
+        convolution.parametrizations.weight.original1,
+    )
     assert magnitude.shape == (6, 1, 1)
     magnitude.data *= 3.0
     torch.testing.assert_close(merge_weight_norm(magnitude, direction, 0), convolution.weight)
