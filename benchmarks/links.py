@@ -138,7 +138,9 @@ def main() -> None:
                 "busy_us": round(road.busy_us(items, seconds), 1),
             }
             rows.append(row)
-            print(f"{kind:8} {name:32} latency {row['latency_us']:8} µs  busy {row['busy_us']:8} µs", flush=True)
+            print(
+                f"{kind:8} {name:32} latency {row['latency_us']:8} µs  busy {row['busy_us']:8} µs", flush=True
+            )
         road.launch.stop(3.0)
     load = os.getloadavg()[0]
     hardware = {"machine": platform.machine(), "cores": os.cpu_count(), "load": round(load, 2)}

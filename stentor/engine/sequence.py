@@ -72,7 +72,7 @@ def delay(codes: Array, begin_code: int, end_code: int) -> Array:
     """The delay pattern: codes [num_frames, num_codebooks] to rows [num_frames + num_codebooks - 1, ...].
 
     Codebook c lags c rows behind; the gaps hold `begin_code` before and `end_code` after (MusicGen,
-    arXiv:2306.05284; Higgs Audio v3 wraps no further rows around the content).
+    arXiv:2306.05284; no further rows stand around the content).
 
     Raises:
         RequestError: the codes are not a matrix.

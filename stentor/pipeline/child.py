@@ -25,7 +25,7 @@ from stentor.pipeline.worker import Worker
 from stentor.stages.base import StageSpec
 
 STOP = b"stop"
-_FINISH_STEP_S = 2.0
+_FINISH_STEP_S = 1.0
 _PARENT_ENDS_S = 1.0
 _PR_SET_PDEATHSIG = 1
 

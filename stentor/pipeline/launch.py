@@ -151,6 +151,8 @@ def _pickled_segments(runs: Sequence[tuple[StageSpec, ...]]) -> dict[str, bytes]
     for link, run in enumerate(runs):
         segments[run[0].group] = (*segments.get(run[0].group, ()), Segment(link, run))
     try:
+        if any(spec.build.__module__ == "__main__" for run in runs for spec in run):
+            raise TypeError("a worker process does not run the main program, so it cannot find its functions")
         return {name: pickle.dumps(parts) for name, parts in segments.items()}
     except Exception as error:
         raise ConfigError(

@@ -28,7 +28,7 @@ from stentor.pipeline.stream import AudioStream
 from stentor.request import Audio, SpeechRequest
 from stentor.stages.base import Abort, Payload, StageSpec
 
-_STOP_S = 4.0
+_STOP_S = 3.0
 _MESSAGES_PER_TURN = 64
 
 log = logging.getLogger(__name__)
@@ -119,8 +119,8 @@ class Pipeline:
         """What `/metrics` and the curious want to know.
 
         `requests`: open (holding a place), ending (no longer, but not yet forgotten by every stage), waiting
-        (for the first stage). And, once started, `stages`: gauges by stage; `links`: messages under way, by
-        the stage they go to; `workers`: pid, restarts and readiness by worker.
+        (for the first stage). `stages`: gauges by stage; `links`: messages under way, by the stage they go to;
+        `workers`: pid, restarts and readiness by worker; these three are empty before the start.
         """
         launch = self._launch
         with self._lock:
@@ -129,7 +129,8 @@ class Pipeline:
                 "ending": len(self._entries) - self._num_open,
                 "waiting": len(self._queue) + len(self._arrivals),
             }
-        return {"requests": requests} | ({} if launch is None else launch.stats())
+        of_workers = {"stages": {}, "links": {}, "workers": {}} if launch is None else launch.stats()
+        return {"requests": requests, **of_workers}
 
     def close(self) -> None:
         """Abort what is open and end every worker, within seconds; may be called again."""

@@ -56,7 +56,7 @@ class Stream:
     _wanted_frames: int = 0
     _first_arrival_s: float = 0.0
     _last_arrival_s: float = 0.0
-    _due_since_s: float | None = None
+    _waits_since_s: float | None = None
 
     def append(self, codes: Array, now_s: float, *, ended: bool) -> None:
         """Take the next frames, uint16 [frames, codebooks]."""
@@ -66,8 +66,8 @@ class Stream:
         self._pieces.append(codes)
         self.num_frames += len(codes)
         self.ended = ended
-        if self._due_since_s is None and (ended or (self.request.stream and self.num_pending)):
-            self._due_since_s = now_s
+        if self._waits_since_s is None and (ended or (self.request.stream and self.num_pending)):
+            self._waits_since_s = now_s
 
     @property
     def num_pending(self) -> int:
@@ -81,7 +81,7 @@ class Stream:
         if self.dry_at_s is not None:
             return self.dry_at_s
         patience_s = _FIRST_CHUNK_PATIENCE_S if self.request.stream else _FILE_PATIENCE_S
-        return (self._due_since_s or 0.0) + patience_s
+        return (self._waits_since_s or 0.0) + patience_s
 
     def next_chunk(self, now_s: float, round_s: float) -> int | None:
         """Frames to emit now; None: wait for more; 0: only the end is left to tell.
@@ -125,6 +125,7 @@ class Stream:
     def emitted(self, chunk: int, now_s: float) -> None:
         """Note that `chunk` frames have gone out: the clock of the listener goes on, or starts."""
         self.num_emitted += chunk
+        self._waits_since_s = now_s
         self._wanted_frames = min(2 * max(chunk, 1), self.rules.max_chunk_frames)
         if not self.request.stream or not chunk:
             return

@@ -125,10 +125,12 @@ class VocodeStage:
             for request_id, stream in self._streams.items()
             if (chunk := stream.next_chunk(now_s, self._round_s)) is not None
         ]
-        room = self._room(now_s)
+        due.sort(key=lambda entry: entry[0])
         pieces: list[_Piece] = []
-        for _, request_id, stream, chunk in sorted(due, key=lambda entry: entry[0]):
+        room = 0
+        for _, request_id, stream, chunk in due:
             if not pieces:
+                room = self._room(now_s, for_listener=stream.request.stream)
                 chunk = min(chunk, max(1, room - 2 * self._rules.context_frames))
             window, skipped = stream.window(chunk) if chunk else (stream.codes()[:0], 0)
             if pieces and len(window) > room:
@@ -137,16 +139,18 @@ class VocodeStage:
             room -= len(window)
         return pieces
 
-    def _room(self, now_s: float) -> int:
-        """Frames that this round may decode: so many that who runs dry first can still have the next round."""
+    def _room(self, now_s: float, *, for_listener: bool) -> int:
+        """Frames that this round may decode: as many as are done before any listener runs dry.
+
+        A round that begins with a file leaves that listener the time for a round of its own.
+        """
         most = self._config.max_batch_frames
         least = min(most, self._rules.max_chunk_frames + 2 * self._rules.context_frames)
         dry_at_s = [stream.dry_at_s for stream in self._streams.values() if stream.dry_at_s is not None]
         if not dry_at_s or not self._decode_s_per_frame:
             return most
-        time_s = min(dry_at_s) - now_s - ROUNDS_AHEAD * self._round_s
-        in_time = int(time_s / self._decode_s_per_frame)
-        return max(least, min(most, in_time))
+        time_s = min(dry_at_s) - now_s - (0 if for_listener else ROUNDS_AHEAD * self._round_s)
+        return max(least, min(most, int(time_s / self._decode_s_per_frame)))
 
     def _learn(self, pieces: Sequence[_Piece], seconds: float) -> None:
         frames = sum(len(piece.window) for piece in pieces)

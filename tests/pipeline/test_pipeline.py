@@ -123,17 +123,17 @@ def test_asyncio_reads_from_the_same_pipeline(make: Make, kind: str) -> None:
     check_clean(pipeline)
 
 
-@pytest.mark.parametrize("stage", list(fakes.KINDS))
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bad_request_fails_only_itself_in_whatever_stage(make: Make, kind: str, stage: str) -> None:
+def test_a_bad_request_fails_only_itself_in_whatever_stage(make: Make, kind: str) -> None:
     pipeline = make(kind)
-    streams = [
-        pipeline.submit(fakes.request(f"r{i}", f"frames=5 {f'bad={stage}' if i == 3 else ''}"))
-        for i in range(8)
-    ]
-    ends = [end_of(stream) for stream in streams]
-    assert [type(end) for end in ends] == [type(None)] * 3 + [RequestError] + [type(None)] * 4
-    assert str(ends[3]) == f"{stage} refuses r3"
+    for stage in fakes.KINDS:
+        bad = {3: f" bad={stage}"}
+        streams = [
+            pipeline.submit(fakes.request(f"{stage}{i}", f"frames=5{bad.get(i, '')}")) for i in range(8)
+        ]
+        ends = [end_of(stream) for stream in streams]
+        assert [type(end) for end in ends] == [type(None)] * 3 + [RequestError] + [type(None)] * 4
+        assert str(ends[3]) == f"{stage} refuses {stage}3"
     check_clean(pipeline)
 
 
@@ -353,8 +353,8 @@ def test_start_raises_what_a_build_raised_and_leaves_nothing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_build_that_hangs_is_an_error_in_time(kind: str) -> None:
-    specs = [StageSpec("encode", fakes.build_slowly, {"name": "encode", "seconds": 8.0})]
-    config = PipelineConfig(workers=kind, start_timeout_s=0.5)  # type: ignore[arg-type]
+    specs = [StageSpec("encode", fakes.build_slowly, {"name": "encode", "seconds": 1.5})]
+    config = PipelineConfig(workers=kind, start_timeout_s=0.3)  # type: ignore[arg-type]
     began = time.monotonic()
     with pytest.raises(InternalError, match="STENTOR_PIPELINE_START_TIMEOUT_S"):
         Pipeline(specs, config).start()
@@ -452,5 +452,10 @@ def test_a_pipeline_that_is_not_started_serves_nobody() -> None:
     assert not pipeline.ready()
     with pytest.raises(InternalError, match="start"):
         pipeline.submit(fakes.request("a"))
-    assert pipeline.stats() == {"requests": {"open": 0, "ending": 0, "waiting": 0}}
+    assert pipeline.stats() == {
+        "requests": {"open": 0, "ending": 0, "waiting": 0},
+        "stages": {},
+        "links": {},
+        "workers": {},
+    }
     pipeline.close()
