@@ -1,9 +1,9 @@
-"""What it costs to cross a link: microseconds per message, for threads and for processes, by size and by batch.
+"""What it costs to cross a link: microseconds per message, for threads and for processes, by size and batch.
 
     python benchmarks/links.py [--seconds 1.0]
 
-Each row sends messages through one echoing worker and back, so a hop is one link and half a worker loop: `latency` with
-one message under way, `busy` with as many as the credits allow. Prints a table and, last, one JSON line.
+Each row sends messages through one echoing worker and back, so a hop is one link and half a worker loop:
+`latency` with one message under way, `busy` with 24. Prints a table and, last, one JSON line.
 """
 
 import argparse

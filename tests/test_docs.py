@@ -1,12 +1,16 @@
 """Laws of the docs: generated pages are current, what exists is documented, links lead somewhere."""
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import stentor
 from docs import generate
+from examples.demo import length_s
 from stentor.config import settings
 from stentor.metrics import Metrics
 
@@ -74,3 +78,19 @@ def test_decision_records_have_their_three_parts() -> None:
             part for part in ("## Context", "## Decision", "## Consequences") if part not in text
         ] == [], path.name
         assert len(text.splitlines()) <= 60, f"{path.name} is longer than a screen"
+
+
+def readme_block(language: str, containing: str) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if containing in block)
+
+
+@pytest.mark.parametrize("language", ["python", "sh"])
+def test_the_quickstarts_of_the_readme_run_as_they_stand(language: str, tmp_path: Path) -> None:
+    if language == "python":
+        command = [sys.executable, "-c", readme_block("python", "TTS")]
+    else:
+        command = [sys.executable, "-m", *shlex.split(readme_block("sh", "stentor say"))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert length_s(tmp_path / "hello.wav") > 0.5

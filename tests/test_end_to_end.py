@@ -1,4 +1,4 @@
-"""The whole house on random checkpoints of the real format: what comes out is what an uncached oracle says."""
+"""The whole house on random checkpoints of the real format: what comes out is what the oracle says."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

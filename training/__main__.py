@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-SHARDS = {"slt": 140, "rms": 18, "awb": 18, "kal16": 18}
-DECODER_STEPS, ENCODER_STEPS = 2600, 1000
-LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 4400, 2900
+SHARDS = {"slt": 75, "rms": 18, "awb": 18, "kal16": 18}
+DECODER_STEPS, ENCODER_STEPS = 2200, 2200
+LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 4100, 2750
 CHECKPOINT = Path(__file__).parent.parent / "stentor" / "checkpoints" / "stentor_tiny"
 
 

@@ -65,7 +65,7 @@ class TinyLanguageModel(nn.Module):
         return flat.unflatten(-1, (BOOKS, ROW_VOCABULARY))
 
 
-def seed_phase_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: float = 0.4) -> None:
+def seed_phase_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: float = 0.7) -> None:
     """Puts the circle of phases, and each pitch code's turn in one frame, into four embedding directions.
 
     Next phase = phase + turn of one frame. From bare code numbers that was not learnt within 1,000 steps;

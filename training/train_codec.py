@@ -21,10 +21,20 @@ from training.train_language_model import save_state
 VOICE_SHARES = {"slt": 0.4, "rms": 0.2, "awb": 0.2, "kal16": 0.2}
 _SOURCE_FRAME = FRAME * SOURCE_RATE_HZ // SAMPLE_RATE_HZ
 _STFT_SIZES = (256, 512, 1024, 2048)
+SHARDS_PER_VOICE = 6
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Some crops: waveforms [B, 960 F] at 24 kHz, codes [B, F, 8] and un-quantised latents [B, F, 128]."""
+
+    waveforms: torch.Tensor
+    codes: torch.Tensor
+    latents: torch.Tensor
 
 
 class CropSampler:
-    """Random crops of all voices: waveforms [B, 960 F] at 24 kHz, codes [B, F, 8], un-quantised latents."""
+    """Draws random crops of all voices from the first `shards` shards of each."""
 
     def __init__(self, work_dir: Path, quantizer: Quantizer, shards: int, seed: int) -> None:
         self._quantizer = quantizer
@@ -38,11 +48,11 @@ class CropSampler:
                         {name: data[name] for name in names} | {"codes": read_codes(path, quantizer)}
                     )
 
-    def draw(self, count: int, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Waveforms, codes and latents of `count` crops of `frames` frames."""
+    def draw(self, count: int, frames: int) -> Crops:
+        """`count` crops of `frames` frames."""
         crops = [self._crop(frames) for _ in range(count)]
         waveforms, codes, latents = zip(*crops, strict=True)
-        return torch.stack(waveforms), torch.stack(codes), torch.stack(latents)
+        return Crops(torch.stack(waveforms), torch.stack(codes), torch.stack(latents))
 
     def _crop(self, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = self._rng
@@ -117,37 +127,34 @@ def decoder_input(quantizer: Quantizer, codes: torch.Tensor) -> torch.Tensor:
     return latents
 
 
-def decoder_loss(
-    decoder: Decoder, quantizer: Quantizer, waveforms: torch.Tensor, codes: torch.Tensor
-) -> torch.Tensor:
-    """Weighted sum of the spectral losses away from the crop's edges; prints nothing."""
+def decoder_losses(decoder: Decoder, quantizer: Quantizer, crops: Crops) -> dict[str, torch.Tensor]:
+    """Weighted losses of the decoder's output, two frames away from the crop's edges."""
     with torch.autocast("cpu", torch.bfloat16):
-        output = decoder(decoder_input(quantizer, codes))
+        output = decoder(decoder_input(quantizer, crops.codes))
     inner = slice(2 * FRAME, -2 * FRAME)
-    parts = spectral_losses(output.float()[:, inner], waveforms[:, inner])
-    decoder_loss.parts = {name: float(value.detach()) for name, value in parts.items()}
-    return parts["magnitude"] + 2 * parts["mel"] + 0.5 * parts["phase"]
+    parts = spectral_losses(output.float()[:, inner], crops.waveforms[:, inner])
+    return {"magnitude": parts["magnitude"], "mel": 2 * parts["mel"], "phase": 0.5 * parts["phase"]}
 
 
-def encoder_loss(encoder: Encoder, waveforms: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Squared error of the latents, each group of dimensions relative to its own spread."""
+def encoder_losses(encoder: Encoder, quantizer: Quantizer, crops: Crops) -> dict[str, torch.Tensor]:
+    """Squared errors of the latents, each group of dimensions relative to its own power, weighted."""
     with torch.autocast("cpu", torch.bfloat16):
-        output = encoder(waveforms)
-    frames = min(output.shape[1], latents.shape[1])
-    error = (output.float()[:, :frames] - latents[:, :frames]).square()[:, 2:-2]
-    spread = latents.square()[:, 2:-2]
-    groups = (MEL_DIMS, PITCH_DIMS, PHASE_DIMS)
-    ratios = [error[..., dims].mean() / spread[..., dims].mean().clamp(min=1e-3) for dims in groups]
-    encoder_loss.parts = {
-        name: float(r.detach()) for name, r in zip(("mel", "pitch", "phase"), ratios, strict=True)
+        output = encoder(crops.waveforms)
+    inner = slice(2, -2)
+    error = (output.float() - crops.latents).square()[:, inner]
+    power = crops.latents.square()[:, inner]
+    weights = {"mel": (MEL_DIMS, 1.0), "pitch": (PITCH_DIMS, 0.5), "phase": (PHASE_DIMS, 0.2)}
+    return {
+        name: weight * error[..., dims].mean() / power[..., dims].mean().clamp(min=1e-3)
+        for name, (dims, weight) in weights.items()
     }
-    return ratios[0] + 0.5 * ratios[1] + 0.2 * ratios[2]
 
 
-def _train(
-    work_dir: Path, name: str, module: nn.Module, schedule: CodecSchedule, until: int, steps: int
-) -> None:
-    """Runs or resumes one of the two trainings until step `until` of a schedule of `steps` steps."""
+LOSSES = {"decoder": decoder_losses, "encoder": encoder_losses}
+
+
+def _train(work_dir: Path, name: str, module: nn.Module, schedule: CodecSchedule, steps: int) -> None:
+    """Runs one of the two trainings to its end, from its saved state when there is one."""
     path, step = work_dir / f"{name}.pt", 0
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=schedule.peak_rate, betas=(0.8, 0.99), weight_decay=0.0
@@ -158,38 +165,32 @@ def _train(
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     quantizer = Quantizer.load(work_dir / "quantizer.pt")
-    sampler = CropSampler(work_dir, quantizer, 6, schedule.seed + step)
+    sampler = CropSampler(work_dir, quantizer, SHARDS_PER_VOICE, schedule.seed + step)
     torch.manual_seed(schedule.seed + step)
     started = saved_at = time.monotonic()
-    loss_of = decoder_loss if name == "decoder" else encoder_loss
-    while step < until:
-        waveforms, codes, latents = sampler.draw(schedule.batch, schedule.frames)
-        arguments = (quantizer, waveforms, codes) if name == "decoder" else (waveforms, latents)
-        loss = loss_of(module, *arguments)
+    while step < steps:
+        parts = LOSSES[name](module, quantizer, sampler.draw(schedule.batch, schedule.frames))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.stack(list(parts.values())).sum().backward()
         nn.utils.clip_grad_norm_(module.parameters(), 2.0)
         optimizer.param_groups[0]["lr"] = schedule.rate(step, steps)
         optimizer.step()
         step += 1
         if step % 25 == 0:
-            shown = " ".join(f"{key} {value:.3f}" for key, value in loss_of.parts.items())
-            print(
-                f"{name} {step} {time.monotonic() - started:.0f}s loss {float(loss.detach()):.3f} {shown}",
-                flush=True,
-            )
-        if time.monotonic() - saved_at > 120 or step == until:
+            shown = " ".join(f"{key} {float(value.detach()):.3f}" for key, value in parts.items())
+            print(f"{name} {step} {time.monotonic() - started:.0f}s {shown}", flush=True)
+        if time.monotonic() - saved_at > 120 or step == steps:
             saved_at = time.monotonic()
             save_state(path, model=module.state_dict(), optimizer=optimizer.state_dict(), step=step)
 
 
-def train_decoder(work_dir: Path, schedule: CodecSchedule, until: int | None = None) -> None:
-    """Trains the decoder to step `until` (default: to the end)."""
+def train_decoder(work_dir: Path, schedule: CodecSchedule) -> None:
+    """Trains the decoder to the end."""
     torch.manual_seed(schedule.seed)
-    _train(work_dir, "decoder", Decoder(), schedule, until or schedule.decoder_steps, schedule.decoder_steps)
+    _train(work_dir, "decoder", Decoder(), schedule, schedule.decoder_steps)
 
 
 def train_encoder(work_dir: Path, schedule: CodecSchedule) -> None:
     """Trains the encoder to the end."""
     torch.manual_seed(schedule.seed)
-    _train(work_dir, "encoder", Encoder(), schedule, schedule.encoder_steps, schedule.encoder_steps)
+    _train(work_dir, "encoder", Encoder(), schedule, schedule.encoder_steps)

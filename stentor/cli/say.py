@@ -25,10 +25,7 @@ def say(
     config: Config,
     text: Annotated[str, typer.Argument(help="What to say; '-' reads it from stdin.")],
     output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o", help="Audio file (its suffix is the format); '-' writes WAV to stdout."
-        ),
+        str, typer.Option("--output", "-o", help="Audio file by suffix; '-' writes WAV to stdout.")
     ],
     voice: Annotated[str | None, typer.Option(help="A named voice of the checkpoint.")] = None,
     reference: Annotated[
@@ -39,19 +36,12 @@ def say(
     temperature: Annotated[
         float | None, typer.Option(help="0 is greedy; by default the checkpoint's.")
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Share of the probability that is drawn from.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Number of candidates that are drawn from; 0 is all.")
-    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Share of the probability drawn from.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of candidates drawn from; 0 is all.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest generation, in rows of 40 ms.")] = None,
-    runaway_guard: Annotated[
-        bool,
-        typer.Option(
-            "--runaway-guard/--no-runaway-guard", help="Cut a generation far too long for its text."
-        ),
-    ] = True,
+    runaway_guard: Annotated[bool, typer.Option(help="Cut a generation far too long for its text.")] = True,
     save_codes: Annotated[
-        Path | None, typer.Option(help="Also write the codes, an integer .npy array [T, 8].")
+        Path | None, typer.Option(help="Also write the codes, an .npy array [T, 8].")
     ] = None,
 ) -> None:
     """Say a text into an audio file."""

@@ -101,10 +101,13 @@ def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: s
             if not self.should_exit:
                 print(f"Stentor serves {info.name} on http://{_in_url(host)}:{port}", flush=True)
 
+    # Its start and stop are told in our own words, and each speech request by the server.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = create_app(pipeline, info, VoiceStore(info.checkpoint), config)
     settings = uvicorn.Config(
         app,
         log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=round(config.server.shutdown_timeout_s),
         server_header=False,
     )

@@ -36,7 +36,7 @@ class BlockManager:
         return len(self._owners)
 
     def allocate(self, sequence: Sequence) -> bool:
-        """Grant the blocks of the sequence's positions and of its next one; if they are short, False and none.
+        """Grant the blocks of the sequence's positions and of its next one; if too few, False and none.
 
         Sets `sequence.blocks` and `sequence.num_cached`, the leading positions that need no prefill: whole
         blocks only, and never the last position, whose hidden state gives the first row.

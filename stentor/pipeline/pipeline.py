@@ -119,8 +119,8 @@ class Pipeline:
         """What `/metrics` and the curious want to know.
 
         `requests`: open (holding a place), ending (no longer, but not yet forgotten by every stage), waiting
-        (for the first stage). `stages`: gauges by stage; `links`: messages under way, by the stage they go to;
-        `workers`: pid, restarts and readiness by worker; these three are empty before the start.
+        (for the first stage). `stages`: gauges by stage; `links`: messages under way, by the stage they go
+        to; `workers`: pid, restarts and readiness by worker; these three are empty before the start.
         """
         launch = self._launch
         with self._lock:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stentor.config import Config
 from stentor.metrics import Metrics
 from stentor.request import ModelInfo
-from stentor.server import errors, health, speech, voices
+from stentor.server import errors, health, page, speech, voices
 from stentor.server.protocol import FIELDS, Reader
 from stentor.voices import VoiceStore
 
@@ -53,6 +53,7 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     app.include_router(speech.router(service))
     app.include_router(voices.router(store))
     app.include_router(health.router(pipeline, info, reader, metrics))
+    app.include_router(page.router())
     return app
 
 

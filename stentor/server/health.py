@@ -50,4 +50,5 @@ def _describe(info: ModelInfo, served_name: str) -> dict[str, Any]:
         "owned_by": "stentor",
         "sample_rate": info.sample_rate_hz,
         "max_context": info.context_limit,
+        "control_tags": list(info.control_tags),
     }

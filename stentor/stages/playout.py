@@ -51,7 +51,6 @@ class Stream:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     ended: bool = False
-    underruns: int = 0
     _pieces: list[Array] = field(default_factory=list)
     _wanted_frames: int = 0
     _first_arrival_s: float = 0.0
@@ -122,13 +121,13 @@ class Stream:
             self._pieces = [np.concatenate(self._pieces)]
         return self._pieces[0]
 
-    def emitted(self, chunk: int, now_s: float) -> None:
-        """Note that `chunk` frames have gone out: the clock of the listener goes on, or starts."""
+    def emitted(self, chunk: int, now_s: float) -> bool:
+        """Note that `chunk` frames have gone out: the listener's clock goes on. True if they came late."""
         self.num_emitted += chunk
         self._waits_since_s = now_s
         self._wanted_frames = min(2 * max(chunk, 1), self.rules.max_chunk_frames)
         if not self.request.stream or not chunk:
-            return
-        if self.dry_at_s is not None and now_s > self.dry_at_s:
-            self.underruns += 1
-        self.dry_at_s = max(self.dry_at_s or now_s, now_s) + chunk * self.rules.frame_s
+            return False
+        dry_at_s = now_s if self.dry_at_s is None else self.dry_at_s
+        self.dry_at_s = max(dry_at_s, now_s) + chunk * self.rules.frame_s
+        return now_s > dry_at_s

@@ -165,9 +165,7 @@ class VocodeStage:
 
     def _emit(self, piece: _Piece, waveform: Array, now_s: float) -> Payload:
         stream, size = piece.stream, self._vocoder.samples_per_frame
-        underruns = stream.underruns
-        stream.emitted(piece.chunk, now_s)
-        self._underruns += stream.underruns - underruns
+        self._underruns += stream.emitted(piece.chunk, now_s)
         start = piece.skipped * size
         samples = np.clip(waveform[start : start + piece.chunk * size], -1.0, 1.0)
         last = stream.ended and stream.num_emitted == stream.num_frames

@@ -1,26 +1,35 @@
-"""The engine's judge: transformers' Qwen3 without any cache, and the delay machine written as one would explain it."""
+"""The engine's judge: Qwen3 of transformers without any cache, and the delay machine in plain words."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3Model
 
 from stentor.engine.sequence import Sequence
 from stentor.request import SamplingParams
 from tests.checkpoints import Recipe, random_tensors
 
 FUSED = "tied.embedding.modality_embeddings.0.embedding.weight"
+HEAD = "tied.head.modality_heads.0.weight"
 TEXT = "tied.embedding.text_embedding.weight"
 BEGIN, END, NUM_CODEBOOKS, VOCAB = 1024, 1025, 8, 1026
 
 
 class Oracle:
-    """Generation by full recomputation of everything at every step, in float32."""
+    """The model without a cache: every call computes everything from its beginning."""
 
-    def __init__(self, recipe: Recipe, tensors: dict[str, torch.Tensor] | None = None) -> None:
-        tensors = {k: v.float() for k, v in (tensors or random_tensors(recipe)).items()}
+    def __init__(
+        self,
+        recipe: Recipe,
+        tensors: dict[str, torch.Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+        tied: bool = True,
+    ) -> None:
+        from transformers import Qwen3Config, Qwen3Model
+
+        tensors = {k: v.to(dtype) for k, v in (tensors or random_tensors(recipe)).items()}
         self._text, self._fused = tensors[TEXT], tensors[FUSED]
+        self._head = self._fused if tied else tensors[HEAD]
         config = Qwen3Config(
             vocab_size=8,
             hidden_size=recipe.hidden,
@@ -34,71 +43,92 @@ class Oracle:
             rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
             attn_implementation="eager",
         )
-        self._backbone = Qwen3Model(config).eval()
+        self._backbone = Qwen3Model(config).to(dtype).eval()
         weights = {k.removeprefix("body."): v for k, v in tensors.items() if k.startswith("body.")}
         missing, unexpected = self._backbone.load_state_dict(weights, strict=False)
         assert missing == ["embed_tokens.weight"]
         assert not unexpected
 
-    @torch.inference_mode()
     def generate(
         self, prompts: list[np.ndarray], max_rows: int, seeds: list[int] | None = None
     ) -> list[np.ndarray]:
         """Rows [num_rows, 8] of each prompt [num_tokens, 9], at most `max_rows` each; greedy, or drawn at
         temperature 1 with a seed each."""
-        histories = [prompt.astype(np.int64) for prompt in prompts]
-        machines = [DelayMachine() for _ in prompts]
-        for step in range(max_rows):
-            active = [i for i, machine in enumerate(machines) if not machine.done]
-            if not active:
-                break
-            for i, logits in zip(active, self._logits([histories[i] for i in active]), strict=True):
-                noise = gumbel_noise(seeds[i], step) if seeds else 0.0
-                row = machines[i].step((logits + noise).argmax(-1).tolist())
-                histories[i] = np.concatenate((histories[i], [[-1, *row]]))
-        return [np.array(machine.rows) for machine in machines]
+        return [
+            self._generate_one(prompt, max_rows, seeds[i] if seeds else None)
+            for i, prompt in enumerate(prompts)
+        ]
 
-    def _logits(self, histories: list[np.ndarray]) -> np.ndarray:
-        longest = max(map(len, histories))
-        embedded = torch.zeros(len(histories), longest, self._fused.shape[1])
-        for i, history in enumerate(histories):
-            rows = torch.from_numpy(history[:, 1:]) + VOCAB * torch.arange(NUM_CODEBOOKS)
-            embedded[i, : len(history)] = self._fused[rows].sum(1)
-            is_text = history[:, 0] >= 0
-            embedded[i, : len(history)][is_text] = self._text[history[is_text, 0]]
-        # Padding stands on the right, where a causal model cannot see it.
-        hidden = self._backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        last = torch.stack([hidden[i, len(history) - 1] for i, history in enumerate(histories)])
-        return (last @ self._fused.T).view(-1, NUM_CODEBOOKS, VOCAB).double().numpy()
+    def continuation(
+        self, prompt: np.ndarray, rows: np.ndarray, seed: int | None = None, tolerance: float = 0.0
+    ) -> np.ndarray:
+        """What `generate` draws after the prompt and each beginning of these `rows` [num_rows, 8].
+
+        A causal model needs only one pass to say what it would have drawn after every beginning, so this
+        judges hundreds of rows in the time of one: rows are the oracle's own if and only if they equal their
+        continuation. A code whose score comes within `tolerance` of the best counts as the best.
+        """
+        logits = self.logits(prompt, rows[:-1])
+        machine = DelayMachine()
+        for step, scores in enumerate(logits):
+            if machine.done:
+                break
+            if seed is not None:
+                scores = scores + gumbel_noise(seed, step)
+            codes = scores.argmax(-1)
+            given = np.minimum(rows[step], VOCAB - 1)[:, None].astype(np.int64)
+            near = np.take_along_axis(scores, given, 1)[:, 0] >= scores.max(-1) - tolerance
+            machine.step(np.where(near, given[:, 0], codes).tolist())
+        return np.array(machine.rows)
+
+    def logits(self, prompt: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Scores after the prompt and after each of `rows` [n, 8], float64 [n + 1, 8, 1026]."""
+        fed = np.concatenate((np.full((len(rows), 1), -1), rows), axis=1)
+        hidden = self._hidden(np.concatenate((prompt, fed)).astype(np.int64))[len(prompt) - 1 :]
+        return (hidden @ self._head.T).view(-1, NUM_CODEBOOKS, VOCAB).double().numpy()
+
+    def _generate_one(self, prompt: np.ndarray, max_rows: int, seed: int | None) -> np.ndarray:
+        machine = DelayMachine()
+        while len(machine.rows) < max_rows and not machine.done:
+            rows = np.array(machine.rows, dtype=np.int64).reshape(-1, NUM_CODEBOOKS)
+            scores = self.logits(prompt, rows)[-1]
+            if seed is not None:
+                scores = scores + gumbel_noise(seed, len(rows))
+            machine.step(scores.argmax(-1).tolist())
+        return np.array(machine.rows)
+
+    @torch.inference_mode()
+    def _hidden(self, history: np.ndarray) -> torch.Tensor:
+        rows = torch.from_numpy(history[:, 1:]) + VOCAB * torch.arange(NUM_CODEBOOKS)
+        embedded = self._fused[rows].sum(1)
+        is_text = history[:, 0] >= 0
+        embedded[is_text] = self._text[history[is_text, 0]]
+        hidden: torch.Tensor = self._backbone(inputs_embeds=embedded[None], use_cache=False).last_hidden_state
+        return hidden[0]
 
 
 def gumbel_noise(seed: int, step: int) -> np.ndarray:
-    """The noise of one step by the published recipe, float64 [8, 1026], with Python's own integers."""
-    noise = np.empty((NUM_CODEBOOKS, VOCAB))
-    for c in range(NUM_CODEBOOKS):
-        prefix = 0
-        for word in (seed & 0xFFFFFFFF, seed >> 32, step * NUM_CODEBOOKS + c):
-            prefix = murmur_mix(prefix, word)
-        uniform = np.array([murmur_end(murmur_mix(prefix, code)) for code in range(VOCAB)]) / (2**32 - 1)
-        with np.errstate(divide="ignore"):
-            noise[c] = -np.log(-np.clip(np.log(uniform), -np.finfo(float).max, -(2.0**-32)))
+    """The noise of one step by the published recipe, float64 [8, 1026], with unsigned integers that wrap."""
+    position = np.arange(step * NUM_CODEBOOKS, (step + 1) * NUM_CODEBOOKS)[:, None]
+    words = (seed & 0xFFFFFFFF, seed >> 32, position, np.arange(VOCAB))
+    uniform = murmur(*words) / (2**32 - 1)
+    with np.errstate(divide="ignore"):
+        noise: np.ndarray = -np.log(-np.clip(np.log(uniform), -np.finfo(float).max, -(2.0**-32)))
     return noise
 
 
-def murmur_mix(h: int, word: int) -> int:
-    """One round of MurmurHash3 for 32 bits."""
-    word = word * 0xCC9E2D51 % 2**32
-    word = ((word << 15) | (word >> 17)) % 2**32
-    h ^= word * 0x1B873593 % 2**32
-    h = ((h << 13) | (h >> 19)) % 2**32
-    return (h * 5 + 0xE6546B64) % 2**32
-
-
-def murmur_end(h: int) -> int:
-    """The end of MurmurHash3 for a key of 16 bytes."""
-    h ^= 16
-    h = (h ^ (h >> 16)) * 0x85EBCA6B % 2**32
-    h = (h ^ (h >> 13)) * 0xC2B2AE35 % 2**32
+def murmur(*words: int | np.ndarray) -> np.ndarray:
+    """MurmurHash3 for 32 bits of keys made of these words, which broadcast against each other."""
+    h = np.zeros((), dtype=np.uint64)
+    for word in words:
+        k = np.asarray(word, dtype=np.uint64) * np.uint64(0xCC9E2D51) % 2**32
+        k = ((k << 15) | (k >> 17)) % 2**32
+        h = h ^ (k * np.uint64(0x1B873593) % 2**32)
+        h = ((h << 13) | (h >> 19)) % 2**32
+        h = (h * np.uint64(5) + np.uint64(0xE6546B64)) % 2**32
+    h = h ^ np.uint64(4 * len(words))
+    h = (h ^ (h >> 16)) * np.uint64(0x85EBCA6B) % 2**32
+    h = (h ^ (h >> 13)) * np.uint64(0xC2B2AE35) % 2**32
     return h ^ (h >> 16)
 
 

@@ -220,7 +220,7 @@ def _aborting(stream: AudioStream, dice: random.Random, longest_delay_s: float) 
         timer.cancel()
 
 
-def settled(pipeline: Pipeline, within_s: float = 10.0) -> dict:
+def settled(pipeline: Pipeline, within_s: float = 30.0) -> dict:
     """The pipeline's stats once nothing moves any more (or when the time is over)."""
     deadline = time.monotonic() + within_s
     while True:

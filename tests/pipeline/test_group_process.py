@@ -32,7 +32,7 @@ def group(exchange: Exchange, *specs: StageSpec) -> GroupProcess:
 
 
 def watch_until(group: GroupProcess, ready: bool = False) -> Failure | None:
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 30.0
     while (death := group.watch()) is None and not (ready and group.ready):
         assert time.monotonic() < deadline
         time.sleep(0.005)

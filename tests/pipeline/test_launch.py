@@ -27,7 +27,7 @@ def start(launch: Launch) -> None:
 
 
 def wait_for(launch: Launch, condition: object) -> None:
-    deadline = time.monotonic() + 15.0
+    deadline = time.monotonic() + 40.0
     while not condition():  # type: ignore[operator]
         launch.supervise()
         launch.head.service()
@@ -72,16 +72,14 @@ def test_the_same_chain_runs_in_every_placement(kind: str, groups: tuple[str, ..
         launch.stop(4.0)
 
 
-def test_processes_start_at_the_same_time() -> None:
+def test_processes_start_at_the_same_time(tmp_path: Path) -> None:
     specs = [
-        StageSpec(name, fakes.build_slowly, {"name": name, "seconds": 0.8}, group=name)
+        StageSpec(name, fakes.build_with_the_others, {"name": name, "folder": str(tmp_path)}, group=name)
         for name in fakes.KINDS
     ]
     launch = ProcessLaunch(specs, PipelineConfig())
     try:
-        began = time.monotonic()
         start(launch)
-        assert time.monotonic() - began < 3.0
     finally:
         launch.stop(4.0)
 

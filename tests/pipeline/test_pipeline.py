@@ -83,7 +83,7 @@ def kill(pipeline: Pipeline, worker: str) -> int:
     return pid
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
@@ -165,8 +165,8 @@ def test_an_abort_ends_the_stream_at_once_and_frees_every_stage(make: Make, kind
         assert isinstance(end_of(stream), AbortedError)
         assert list(stream) == []
         assert stream.outcome is Outcome.ABORTED
-    wait_until(lambda: pipeline.stats()["requests"] == {"open": 1, "ending": 0, "waiting": 0}, 2.0)
-    wait_until(lambda: pipeline.stats()["stages"]["generate"]["held"] == 1, 2.0)
+    wait_until(lambda: pipeline.stats()["requests"] == {"open": 1, "ending": 0, "waiting": 0})
+    wait_until(lambda: pipeline.stats()["stages"]["generate"]["held"] == 1)
     assert pipeline.stats()["stages"]["generate"]["aborts"] == 5
     next(streams[5])
     streams[5].abort()
@@ -231,11 +231,11 @@ def test_links_hold_no_more_messages_than_credits(make: Make, kind: str) -> None
     slow_vocode = StageSpec("vocode", fakes.build, {"name": "vocode", "step_s": 0.03}, group="d")
     pipeline = make(kind, [*specs[:3], slow_vocode], link_credits=3)
     streams = [pipeline.submit(fakes.request(f"r{i}", "frames=300")) for i in range(4)]
-    most = 0
-    for _ in range(60):
-        most = max(most, *pipeline.stats()["links"].values())
+    seen: list[int] = []
+    while 3 not in seen or len(seen) < 50:
+        seen.append(max(pipeline.stats()["links"].values()))
         time.sleep(0.005)
-    assert most == 3
+    assert max(seen) == 3
     # Aborts pass through the same full links, in their turn.
     for stream in streams:
         stream.abort()
@@ -358,7 +358,7 @@ def test_a_build_that_hangs_is_an_error_in_time(kind: str) -> None:
     began = time.monotonic()
     with pytest.raises(InternalError, match="STENTOR_PIPELINE_START_TIMEOUT_S"):
         Pipeline(specs, config).start()
-    assert time.monotonic() - began < 7.0
+    assert time.monotonic() - began < 10.0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -373,7 +373,7 @@ def test_close_aborts_what_is_open_in_bounded_time_and_leaves_nothing(make: Make
     next(streams[1])
     began = time.monotonic()
     pipeline.close()
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 8.0
     reader.join(1.0)
     errors += [end_of(stream) for stream in streams[1:]]
     assert [type(error) for error in errors] == [AbortedError] * 5
@@ -393,7 +393,7 @@ def test_close_does_not_wait_for_a_step_that_never_ends(make: Make) -> None:
     time.sleep(0.2)
     began = time.monotonic()
     pipeline.close()
-    assert time.monotonic() - began < 7.0
+    assert time.monotonic() - began < 10.0
     assert isinstance(end_of(stream), AbortedError)
     assert psutil.Process().children(recursive=True) == []
 

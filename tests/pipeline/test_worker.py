@@ -1,6 +1,6 @@
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -68,6 +68,7 @@ class Rig:
         self.outbox = LocalLink(credits, self.bell, Doorbell())
         self.worker = Worker(StageSpec("script", self.build), self.inbox, self.outbox, self.bell)
         self.error: Exception | None = None
+        self.marks = 0
         self.thread = threading.Thread(target=self.work)
 
     def build(self) -> Stage:
@@ -80,7 +81,7 @@ class Rig:
         except Exception as error:
             self.error = error
 
-    def run(self, *messages: list[Item], until: Callable[[], bool] | None = None) -> list[list[Item]]:
+    def run(self, *messages: list[Item]) -> list[list[Item]]:
         """Give it the messages; the messages that came out once it rests."""
         for message in messages:
             self.inbox.send(message)
@@ -90,14 +91,21 @@ class Rig:
         return self.settle()
 
     def settle(self) -> list[list[Item]]:
+        """What comes out until it rests (or its thread has ended): until two marks in a row have passed."""
         out: list[list[Item]] = []
-        quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < 0.08:
-            message = self.outbox.receive()
-            if message is not None:
-                out.append(list(message))
-                quiet_since = time.monotonic()
-            time.sleep(0.001)
+        for _ in range(2):
+            self.marks += 1
+            mark = Abort(f"mark {self.marks}")
+            self.inbox.send([mark])
+            message: Sequence[Item] = []
+            while mark not in message:
+                alive = self.thread.is_alive()
+                message = self.outbox.receive() or []
+                kept = [item for item in message if not item.request_id.startswith("mark")]
+                out += [kept] if kept else []
+                if not (alive or message):
+                    return out
+                time.sleep(0.0005)
         return out
 
     def end(self) -> None:

@@ -100,8 +100,16 @@ def test_a_chunk_that_comes_too_late_is_an_underrun_and_the_clock_waits_for_it()
     feed(late, 12, 0.0)
     emit(late, 0.0)
     feed(late, 4, 1.0)
-    emit(late, 1.0)
-    assert (late.underruns, late.dry_at_s) == (1, pytest.approx(1.0 + 4 * FRAME_S))
+    assert late.emitted(4, 1.0)
+    assert late.dry_at_s == pytest.approx(1.0 + 4 * FRAME_S)
+
+
+def test_a_chunk_in_time_is_none() -> None:
+    punctual = stream()
+    feed(punctual, 16, 0.0)
+    assert not punctual.emitted(2, 0.0)
+    assert not punctual.emitted(4, 2 * FRAME_S)
+    assert punctual.dry_at_s == pytest.approx(6 * FRAME_S)
 
 
 def test_the_end_flushes_what_had_no_right_context() -> None:

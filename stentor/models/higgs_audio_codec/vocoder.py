@@ -26,6 +26,8 @@ class CodecVocoder:
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
         self._decoder = Decoder(read, config, target)
+        # The first decode of a process takes several times as long: let no listener wait for it.
+        self.decode([np.zeros((self.context_frames + 2, self.num_codebooks), np.uint16)])
 
     def decode(self, windows: Sequence[Array]) -> list[Array]:
         """Integers [frames, codebooks], below `codebook_size`, to float32 [frames * samples_per_frame] each.

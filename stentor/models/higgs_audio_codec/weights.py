@@ -29,9 +29,9 @@ class CodecWeights:
         object.__setattr__(self, "_parts", parts(self.config, frozenset(names)))
 
     def __call__(self, name: str) -> Tensor:
-        """One parameter, float32. Raises CheckpointError if the checkpoint lacks it or cannot be read."""
+        """One parameter, float32 on the CPU. Raises CheckpointError if it is not there or damaged."""
         part = self._parts[name]
-        tensors = [self.source.tensor(self.prefix + stored).float() for stored in part.names]
+        tensors = [self.source.tensor(self.prefix + stored).to("cpu", torch.float32) for stored in part.names]
         if part.norm_dim is None:
             return tensors[0]
         magnitude, direction = tensors

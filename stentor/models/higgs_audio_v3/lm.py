@@ -71,9 +71,8 @@ class HiggsLM:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `SpeechLM.logits`."""
-        return (
-            self._head(hidden).float().view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
-        )
+        scores = self._head(hidden).float()
+        return scores.view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
 
 
 def _block(config: V3Config, load: Read, layer: int) -> DecoderBlock:

@@ -6,11 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stentor.config import VocoderConfig
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import Target
 from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
 from stentor.models.higgs_audio_codec.weights import CodecWeights
-from stentor.request import Array
+from stentor.request import Array, Audio, Frames, SpeechRequest
+from stentor.stages.base import Payload
+from stentor.stages.vocode import VocodeStage
 from tests.models.higgs_audio_codec.reference import MemoryWeights, Tensors, random_codes, tiny_config
 
 FRAMES = 60
@@ -74,3 +77,25 @@ def test_special_codes_never_reach_the_tables(vocoder: CodecVocoder) -> None:
     codes[2, 3] = 1024
     with pytest.raises(AssertionError, match="special"):
         vocoder.decode([codes])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.integers(1, 25), min_size=1, max_size=20),
+    st.booleans(),
+    st.builds(VocoderConfig, max_chunk_frames=st.integers(1, 30), max_batch_frames=st.integers(25, 80)),
+)
+def test_the_stage_gives_the_samples_of_decoding_all_at_once(
+    vocoder: CodecVocoder, sizes: list[int], streaming: bool, config: VocoderConfig
+) -> None:
+    codes = random_codes(sum(sizes), tiny_config())
+    stage = VocodeStage(vocoder, config)
+    chunks = []
+    for number, end in enumerate(itertools.accumulate(sizes)):
+        request = SpeechRequest("a", "hello", stream=streaming) if number == 0 else None
+        frames = Frames(codes[end - sizes[number] : end], request)
+        stage.add(Payload("a", frames, last=end == len(codes)))
+        while stage.has_work():
+            chunks += [payload.data.waveform for payload in stage.step() if isinstance(payload.data, Audio)]
+    whole = vocoder.decode([codes])[0]
+    assert np.abs(pcm16(np.concatenate(chunks)) - pcm16(whole)).max() <= 1

@@ -20,6 +20,7 @@ class Ends:
         self.folder, self.credits = folder, credits
         self.arena: Arena = create_arena(1)
         self.exchanges: list[Exchange] = []
+        self.marks = 0
         self.sender = ProcessSender(self.exchange(1), 0)
         self.receiver = ProcessReceiver(self.exchange(1), 0)
 
@@ -37,17 +38,21 @@ class Ends:
         self.receiver = ProcessReceiver(self.exchange(incarnation), 0)
 
     def receive(self) -> list[Item]:
-        """All items that arrive until nothing moves any more."""
+        """All items that are under way; a mark, sent after them, tells that they have arrived."""
+        self.marks += 1
+        mark = Abort(f"mark {self.marks}")
+        sent = False
         items: list[Item] = []
-        quiet_since = time.monotonic()
-        while time.monotonic() - quiet_since < 0.15:
-            message = self.receiver.receive()
-            if message is not None:
-                items += message
-                quiet_since = time.monotonic()
+        deadline = time.monotonic() + 30.0
+        while mark not in items:
+            if not sent and self.sender.ready():
+                self.sender.send([mark])
+                sent = True
             self.sender.service()
-            time.sleep(0.001)
-        return items
+            items += self.receiver.receive() or []
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+        return items[:-1]
 
     def close(self) -> None:
         self.sender.close()
@@ -84,7 +89,7 @@ def told(items: Sequence[Item]) -> list[str]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
