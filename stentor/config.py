@@ -67,7 +67,9 @@ class VocoderConfig:
     max_batch_frames: int = setting(
         600, "Frames that one vocoder round decodes over all streams, at most.", minimum=1
     )
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "Arithmetic of the vocoder.")
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "Arithmetic of the vocoder; only in float32 is a stream the same samples as a whole decode."
+    )
 
 
 @dataclass(frozen=True)

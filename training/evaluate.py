@@ -86,6 +86,11 @@ class ForcedChoice:
         return "#JSGF V1.0;\ngrammar g;\npublic <s> = " + " ".join(slots) + ";\n"
 
 
+def word_errors(words: list[str], heard: list[str]) -> int:
+    """Substitutions, deletions and insertions, at most as many as there are words."""
+    return min(_distance(words, heard), len(words))
+
+
 def _distance(left: list[str], right: list[str]) -> int:
     """Edit distance of two sequences."""
     previous = list(range(len(right) + 1))
@@ -145,7 +150,7 @@ def score(test: str, speak: Speaker, sentences: list[list[str]], recogniser: Rec
         if choices is not None:
             recogniser.use(choices.grammar(words))
         heard = recogniser.words(waveform, rate_hz)
-        errors += min(_distance(words, heard), len(words))
+        errors += word_errors(words, heard)
         runaways += not stopped
         seconds += len(waveform) / rate_hz
     count = sum(map(len, sentences))

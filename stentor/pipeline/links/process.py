@@ -186,10 +186,7 @@ class ProcessReceiver:
                 if self._connected_anew():
                     continue
                 return None
-            sender, taken = self._arena.taken(self._link)
-            expected = taken + 1 if message.sender == sender else 1
-            if message.sender >= sender and message.sequence == expected:
-                return self._take(message)
+            return self._take(message)
 
     def close(self) -> None:
         """Give up the connection."""
@@ -198,6 +195,9 @@ class ProcessReceiver:
         self._socket.close()
 
     def _take(self, message: wire.Message) -> Sequence[Item]:
+        sender, taken = self._arena.taken(self._link)
+        expected = (sender, taken + 1) if message.sender == sender else (message.sender, 1)
+        assert (message.sender, message.sequence) == expected, "a message vanished or came twice"
         self._arena.set_taken(self._link, message.sender, message.sequence)
         # The sender waits only when all credits are spent, and then at least one of them passes here.
         if message.sequence % self._hint_every == 0:

@@ -1,0 +1,208 @@
+"""The engine draws what an uncached model would draw, for every sequence, whatever happens around it."""
+
+from dataclasses import replace
+from itertools import cycle
+
+import numpy as np
+import pytest
+import torch
+
+from stentor.engine.sequence import Sequence
+from stentor.request import FinishReason, SamplingParams
+from tests.checkpoints import Recipe
+from tests.engine.harness import Rig, Story, content_rows, make_lm, make_sequence
+from tests.engine.oracle import END, Oracle, greedy, random_prompt
+
+ROWS = 300
+SMALL = Recipe(seed=1, with_codec=False)
+RECIPES = {
+    "grouped": SMALL,
+    "wide": Recipe(seed=2, hidden=32, heads=6, kv_heads=1, head_dim=24, intermediate=64, with_codec=False),
+    "plain": Recipe(seed=3, hidden=64, layers=1, heads=8, kv_heads=8, head_dim=8, with_codec=False),
+}
+SAMPLINGS = [
+    SamplingParams(0.0, 1.0, 0, 0),
+    SamplingParams(1.0, 1.0, 0, 2**40 + 5),
+    SamplingParams(0.8, 0.8, 30, 7),
+    SamplingParams(1.2, 0.9, 0, 8),
+    SamplingParams(0.7, 1.0, 50, 9),
+]
+# Sixteen prompts of which four begin with the same voice.
+LENGTHS = [
+    (1, 0),
+    (2, 0),
+    (5, 3),
+    (16, 0),
+    (17, 12),
+    (30, 0),
+    (33, 40),
+    (64, 0),
+    (20, 90),
+    (3, 1),
+    (47, 0),
+    (9, 9),
+]
+
+
+def prompts(recipe: Recipe) -> list[np.ndarray]:
+    voice = random_prompt(recipe, 99, text=8, reference=60)
+    known = [np.concatenate((voice, random_prompt(recipe, 50 + i, text=4 + 7 * i))) for i in range(4)]
+    return [random_prompt(recipe, i, text, codes) for i, (text, codes) in enumerate(LENGTHS)] + known
+
+
+def sampled(recipe: Recipe, max_rows: int) -> list[Sequence]:
+    return [
+        make_sequence(f"s{i}", prompt, replace_seed(sampling, i), max_rows - i)
+        for i, (prompt, sampling) in enumerate(zip(prompts(recipe), cycle(SAMPLINGS), strict=False))
+    ]
+
+
+def replace_seed(sampling: SamplingParams, i: int) -> SamplingParams:
+    return SamplingParams(sampling.temperature, sampling.top_p, sampling.top_k, (sampling.seed or 0) + i)
+
+
+def assert_same(stories: dict[str, Story], expected: dict[str, Story]) -> None:
+    assert {name for name, story in stories.items() if not story.same(expected[name])} == set()
+    assert stories.keys() == expected.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [("grouped", torch.float64, 1e-6), *((name, torch.float32, 1e-3) for name in RECIPES)],
+)
+def test_greedy_rows_equal_those_of_the_uncached_model(
+    name: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    recipe, given = RECIPES[name], prompts(RECIPES[name])
+    rig = Rig(make_lm(recipe, dtype), max_running_requests=16)
+    stories = rig.run([greedy(f"s{i}", p, ROWS) for i, p in enumerate(given)], arrivals=range(0, 64, 4))
+    oracle = Oracle(recipe, dtype=torch.float64)
+    for i, prompt in enumerate(given):
+        rows = stories[f"s{i}"].rows
+        assert np.array_equal(rows, oracle.continuation(prompt, rows, tolerance=tolerance))
+    assert sum(len(story.rows) == ROWS for story in stories.values()) >= 12
+    assert rig.engine.stats()["prefix_cached_tokens"] >= 3 * 64
+
+
+def test_judging_rows_in_one_pass_equals_generating_them() -> None:
+    oracle, prompt = Oracle(SMALL, dtype=torch.float64), random_prompt(SMALL, 5, text=9, reference=4)
+    for seeds in (None, [123]):
+        (rows,) = oracle.generate([prompt], 40, seeds)
+        seed = seeds[0] if seeds else None
+        assert np.array_equal(oracle.continuation(prompt, rows, seed), rows)
+        rows[20, 3] = (rows[20, 3] + 1) % 1024
+        assert not np.array_equal(oracle.continuation(prompt, rows, seed), rows)
+
+
+def test_seeded_rows_equal_those_of_the_uncached_model() -> None:
+    given = prompts(SMALL)[:8]
+    sequences = [
+        make_sequence(f"s{i}", prompt, SamplingParams(1.0, 1.0, 0, 2**33 * i + 5), 80)
+        for i, prompt in enumerate(given)
+    ]
+    stories = Rig(make_lm(SMALL), max_running_requests=5).run(sequences)
+    oracle = Oracle(SMALL, dtype=torch.float64)
+    for i, prompt in enumerate(given):
+        rows = stories[f"s{i}"].rows
+        assert np.array_equal(rows, oracle.continuation(prompt, rows, 2**33 * i + 5, tolerance=1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["grouped", "wide"])
+def test_a_seed_gives_the_same_scores_and_rows_in_any_company(name: str, dtype: torch.dtype) -> None:
+    recipe, max_rows = RECIPES[name], 40
+    model = make_lm(recipe, dtype)
+    alone: dict[str, Story] = {}
+    for sequence in sampled(recipe, max_rows):
+        alone |= Rig(model, prefix_caching=False).run([sequence])
+
+    batch = Rig(model, prefix_caching=False).run(sampled(recipe, max_rows), arrivals=range(0, 32, 2))
+    assert_same(batch, alone)
+
+    known = Rig(model, max_prefill_tokens=100)
+    assert_same(known.run(reversed(sampled(recipe, max_rows)), arrivals=range(0, 32, 2)), alone)
+    assert known.engine.stats()["prefix_cached_tokens"] >= 3 * 64
+
+    crowded = Rig(model, max_context=256, kv_cache_bytes=20 * 16 * model.shape.position_bytes)
+    assert_same(crowded.run(sampled(recipe, max_rows)), alone)
+    assert crowded.engine.stats()["preemptions"] > 0
+
+    odd = Rig(model, block_size=5, max_running_requests=3)
+    assert_same(odd.run(sampled(recipe, max_rows)), alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_long_prompt_gives_the_same_scores_behind_a_known_prefix_and_in_a_batch(dtype: torch.dtype) -> None:
+    recipe = replace(SMALL, heads=8)
+    model = make_lm(recipe, dtype)
+    long = random_prompt(recipe, 1, text=300, reference=500)
+    other = np.concatenate((long[:700], random_prompt(recipe, 2, text=333)))
+    sequences = {
+        "long": make_sequence("long", long, SAMPLINGS[2], 20),
+        "other": make_sequence("other", other, SAMPLINGS[2], 20),
+        "short": make_sequence("short", long[:40], SAMPLINGS[2], 20),
+    }
+    alone: dict[str, Story] = {}
+    for sequence in sequences.values():
+        alone |= Rig(model, max_context=1200).run([replace(sequence)])
+    rig = Rig(model, max_context=1200)
+    assert_same(rig.run(list(sequences.values()), arrivals=[0, 5, 9]), alone)
+    assert rig.engine.stats()["prefix_cached_tokens"] == 43 * 16 + 2 * 16
+
+
+def test_frames_are_the_diagonals_of_the_rows_until_the_content_ends() -> None:
+    recipe = replace(SMALL, eoc_gain=3.0)
+    stories = Rig(make_lm(recipe)).run(greedy(f"s{i}", p, 200) for i, p in enumerate(prompts(recipe)))
+    reasons = {story.reason for story in stories.values()}
+    assert FinishReason.STOP in reasons
+    for story in stories.values():
+        frames = np.concatenate(story.frames)
+        expected = [[story.rows[f + c, c] for c in range(8)] for f in range(content_rows(story.rows))]
+        assert frames.tolist() == expected
+        if story.reason == FinishReason.STOP:
+            assert (story.rows[-1, :7] == END).all()
+        else:
+            assert (story.reason, len(story.rows)) == (FinishReason.LENGTH, 200)
+
+
+def test_the_runaway_guard_cuts_and_says_so() -> None:
+    sequences = [
+        greedy("guarded", random_prompt(SMALL, 0), 100, 40),
+        greedy("free", random_prompt(SMALL, 0), 100),
+    ]
+    stories = Rig(make_lm(SMALL)).run(sequences)
+    assert (stories["guarded"].reason, len(stories["guarded"].rows)) == (FinishReason.RUNAWAY, 40)
+    assert (stories["free"].reason, len(stories["free"].rows)) == (FinishReason.LENGTH, 100)
+    assert np.array_equal(stories["guarded"].rows, stories["free"].rows[:40])
+
+
+def test_a_sequence_may_fill_the_context_and_the_cache_to_the_last_position() -> None:
+    model = make_lm(SMALL)
+    for prompt_length in (1, 15, 16, 17, 47, 63):
+        rig = Rig(model, max_context=64, kv_cache_bytes=5 * 16 * model.shape.position_bytes)
+        story = rig.run([greedy("s", random_prompt(SMALL, 1, text=prompt_length), 64 - prompt_length)])["s"]
+        assert len(story.rows) == 64 - prompt_length
+
+
+def test_an_abort_frees_the_blocks_at_once_wherever_the_sequence_is() -> None:
+    model = make_lm(SMALL)
+    rig = Rig(
+        model, max_context=128, kv_cache_bytes=9 * 16 * model.shape.position_bytes, max_running_requests=3
+    )
+    for i in range(5):
+        rig.engine.add(greedy(f"s{i}", random_prompt(SMALL, i, text=20), 90))
+    while not rig.engine.stats()["preemptions"]:
+        rig.step()
+    scheduler = rig.engine._scheduler
+    preempted = next(sequence for sequence in scheduler.waiting if sequence.saved)
+    fresh = next(sequence for sequence in scheduler.waiting if not sequence.saved)
+    for sequence in (fresh, preempted, scheduler.running[0]):
+        used = rig.engine.stats()["kv_blocks_used"]
+        held = len(sequence.blocks)
+        rig.engine.abort(sequence.id)
+        rig.audit()
+        assert rig.engine.stats()["kv_blocks_used"] == used - held
+        rig.engine.abort(sequence.id)
+    rig.engine.abort("nobody")
+    stories = rig.run([])
+    assert stories.keys() >= {"s0", "s1", "s2", "s3", "s4"} - {fresh.id, preempted.id}
