@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from training.data import read_shard, shard_paths, to_codec_rate
-from training.evaluate import Recogniser, closed_grammar, word_errors
 from training.features import HOPS_PER_FRAME, MEL_BANDS, frame_features, pad_to_frames
 from training.generate import decode_codes, speak
+from training.recognition import Recogniser, closed_grammar, word_errors
 from training.references import LONGEST_FRAMES, SHORTEST_FRAMES, encode_waveform, load_encoder
 from training.states import load_states
 from training.synthesis import VOICES
@@ -43,6 +43,52 @@ def held_out_references(work_dir: Path, voice: str, count: int) -> list[tuple[np
     return out
 
 
+class VoiceNamer:
+    """Names the voice of a waveform: the nearest mean fingerprint of some recordings of each voice."""
+
+    def __init__(self, recordings: dict[str, list[np.ndarray]]) -> None:
+        self._centres = {v: np.mean([fingerprint(w) for w in waves], 0) for v, waves in recordings.items()}
+
+    def share(self, waveforms: list[np.ndarray], voice: str) -> float:
+        """Percentage of the waveforms that are taken for `voice`."""
+        return 100 * float(np.mean([self._name(waveform) == voice for waveform in waveforms]))
+
+    def _name(self, waveform: np.ndarray) -> str:
+        seen = fingerprint(waveform)
+        return min(self._centres, key=lambda voice: float(np.linalg.norm(self._centres[voice] - seen)))
+
+
+def score_cloning(work_dir: Path, count: int) -> list[dict[str, object]]:
+    """For each voice in %: how often source, codec, clone are taken for it, and the clone's words right."""
+    model, decoder, quantizer = load_states(work_dir)
+    encoder, recogniser = load_encoder(work_dir), Recogniser()
+    recogniser.use(closed_grammar())
+    references = {voice: held_out_references(work_dir, voice, 2 * count) for voice in VOICES}
+    namer = VoiceNamer({voice: [wave for wave, _ in waves[count:]] for voice, waves in references.items()})
+    sentences = held_out_sus(count, 9003)
+    texts = [as_sentence(words) for words in sentences]
+    results: list[dict[str, object]] = []
+    for voice in VOICES:
+        waves = [wave for wave, _ in references[voice][:count]]
+        spoken = [text for _, text in references[voice][:count]]
+        codes = [encode_waveform(encoder, quantizer, torch.from_numpy(wave)).numpy() for wave in waves]
+        prompts = [(codes[index], spoken[index] if index % 2 else None) for index in range(count)]
+        clones = [wave for wave, _ in speak(model, decoder, quantizer, texts, prompts)]
+        heard = [recogniser.words(wave, 24_000) for wave in clones]
+        errors = sum(word_errors(*pair) for pair in zip(sentences, heard, strict=True))
+        decoded = [decode_codes(decoder, quantizer, part) for part in codes]
+        results.append(
+            {
+                "voice": voice,
+                "source_named": namer.share(waves, voice),
+                "codec_named": namer.share(decoded, voice),
+                "clone_named": namer.share(clones, voice),
+                "clone_words_right": 100 * (1 - errors / sum(map(len, sentences))),
+            }
+        )
+    return results
+
+
 def main() -> None:
     """Command line: a table by voice and one JSON line last."""
     parser = argparse.ArgumentParser(prog="python -m training.cloning", description=__doc__)
@@ -50,50 +96,14 @@ def main() -> None:
     parser.add_argument("--references", type=int, default=8, help="references and sentences for each voice")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model, decoder, quantizer = load_states(arguments.work_dir)
-    encoder = load_encoder(arguments.work_dir)
-    recogniser = Recogniser()
-    recogniser.use(closed_grammar())
-    count = arguments.references
-    references = {voice: held_out_references(arguments.work_dir, voice, 2 * count) for voice in VOICES}
-    centres = {
-        voice: np.mean([fingerprint(wave) for wave, _ in waves[count:]], 0)
-        for voice, waves in references.items()
-    }
-
-    def named(waveform: np.ndarray) -> str:
-        print_of = fingerprint(waveform)
-        return min(centres, key=lambda voice: float(np.linalg.norm(centres[voice] - print_of)))
-
-    sentences = held_out_sus(count, 9003)
-    texts = [as_sentence(words) for words in sentences]
-    results = []
-    print(
-        f"{'voice':7} {'source named %':>15} {'codec named %':>14} {'clone named %':>14} {'clone words %':>14}"
-    )
-    for voice in VOICES:
-        waves = references[voice][:count]
-        codes = [encode_waveform(encoder, quantizer, torch.from_numpy(wave)).numpy() for wave, _ in waves]
-        prompts = [
-            (c, text if i % 2 else None) for i, (c, (_, text)) in enumerate(zip(codes, waves, strict=True))
-        ]
-        clones = [wave for wave, _ in speak(model, decoder, quantizer, texts, prompts)]
-        errors = sum(
-            word_errors(words, recogniser.words(wave, 24_000))
-            for words, wave in zip(sentences, clones, strict=True)
+    results = score_cloning(arguments.work_dir, arguments.references)
+    print("".join(f"{name:>18}" for name in results[0]))
+    for row in results:
+        print(
+            "".join(
+                f"{value:18.1f}" if isinstance(value, float) else f"{value:>18}" for value in row.values()
+            )
         )
-        row = {
-            "voice": voice,
-            "source_named": float(np.mean([named(wave) == voice for wave, _ in waves])),
-            "codec_named": float(
-                np.mean([named(decode_codes(decoder, quantizer, c)) == voice for c in codes])
-            ),
-            "clone_named": float(np.mean([named(wave) == voice for wave in clones])),
-            "clone_words_right": 1 - errors / sum(map(len, sentences)),
-        }
-        results.append(row)
-        shown = [100 * float(row[key]) for key in list(row)[1:]]
-        print(f"{voice:7} {shown[0]:15.0f} {shown[1]:14.0f} {shown[2]:14.0f} {shown[3]:14.1f}", flush=True)
     print(json.dumps(results))
 
 

@@ -112,7 +112,7 @@ class Rig:
         self.audit()
 
     def run(self, sequences: Iterable[Sequence], arrivals: Iterable[int] | None = None) -> dict[str, Story]:
-        """Let the sequences come at these steps (None: at once) and run to the end; every block is free then."""
+        """Let the sequences come at these steps (None: at once), run to the end; every block is free then."""
         sequences = list(sequences)
         due = sorted(zip(arrivals or [0] * len(sequences), range(len(sequences)), strict=True))
         step = 0
@@ -129,9 +129,8 @@ class Rig:
         scheduler, state = self.engine._scheduler, self.engine._runner._state
         check_schedule(scheduler, self.config.max_running_requests)
         running, size = scheduler.running, len(scheduler.running)
-        assert (
-            state.status.numpy() == [Status.RUNNING] * size + [Status.IDLE] * (len(state.status) - size)
-        ).all()
+        assert (state.status[:size] == Status.RUNNING).all()
+        assert (state.status[size:] == Status.IDLE).all()
         assert state.positions[:size].tolist() == [sequence.num_positions for sequence in running]
         assert state.step[:size].tolist() == [sequence.num_rows for sequence in running]
         tables, last_rows = state.block_tables.numpy(), state.last_rows.numpy()

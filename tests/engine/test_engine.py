@@ -206,3 +206,37 @@ def test_an_abort_frees_the_blocks_at_once_wherever_the_sequence_is() -> None:
     rig.engine.abort("nobody")
     stories = rig.run([])
     assert stories.keys() >= {"s0", "s1", "s2", "s3", "s4"} - {fresh.id, preempted.id}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_adds_and_aborts_lose_no_block_and_forget_nobody(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    recipe = Recipe(seed=4, hidden=32, layers=1, heads=2, kv_heads=1, head_dim=8, eoc_gain=3.0)
+    model = make_lm(recipe)
+    rig = Rig(
+        model,
+        max_context=96,
+        block_size=8,
+        max_running_requests=5,
+        kv_cache_bytes=20 * 8 * model.shape.position_bytes,
+        prefix_caching=bool(seed),
+    )
+    voice = random_prompt(recipe, 0, text=40)
+    aborted: set[str] = set()
+    for number in range(160):
+        if number < 100 and rng.random() < 0.6:
+            prompt = np.concatenate((voice[: rng.integers(0, 41)], random_prompt(recipe, number, text=5)))
+            sampling = replace_seed(SAMPLINGS[number % 5], number)
+            rig.engine.add(make_sequence(f"s{number}", prompt, sampling, int(rng.integers(1, 50))))
+        scheduler = rig.engine._scheduler
+        alive = [sequence.id for sequence in (*scheduler.running, *scheduler.waiting)]
+        if alive and rng.random() < 0.25:
+            victim = str(rng.choice(alive))
+            aborted.add(victim)
+            rig.engine.abort(victim)
+            rig.audit()
+        rig.step()
+    stories = rig.run([])
+    assert {name for name, story in stories.items() if story.reason is None} <= aborted
+    assert rig.engine.stats()["preemptions"] > 0
+    assert rig.engine._blocks.num_available == rig.engine._blocks.num_blocks - 1

@@ -100,5 +100,10 @@ def test_a_full_ring_says_so() -> None:
     half = np.zeros(module.RING_BYTES // 2, np.uint8)
     assert ring.place(half) is not None
     assert ring.place(half) is not None
+    mark = ring.mark
     assert ring.place(np.zeros(1, np.uint8)) is None
+    ring.free(mark // 2)
+    # Exactly filled up it would look like an empty one.
+    assert ring.place(half) is None
+    assert ring.place(half[:-64]) is not None
     arena.close()

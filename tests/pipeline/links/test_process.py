@@ -196,6 +196,15 @@ def test_a_new_sender_counts_anew_and_never_overwrites_what_was_not_read(ends: E
     assert [item.request_id for item in ends.receive()] == ["d"]
 
 
+def test_a_hello_said_twice_changes_nothing(ends: Ends) -> None:
+    ends.sender.send([piece("a", 0)])
+    assert told(ends.receive()) == ["a0"]
+    ends.receiver._socket.send(ends.receiver._hello)
+    ends.sender.send([piece("a", 1, last=True)])
+    time.sleep(0.05)
+    assert told(ends.receive()) == ["a1."]
+
+
 def test_both_ends_may_die_at_once(ends: Ends) -> None:
     ends.sender.send([piece("a", 0)])
     assert told(ends.receive()) == ["a0"]
