@@ -55,12 +55,14 @@ def fit_quantizer(work_dir: Path) -> None:
 
 
 def train_codec(work_dir: Path) -> None:
-    """Trains decoder and encoder, then encodes the reference bank."""
+    """Trains decoder and encoder, polishes the decoder's edges, then encodes the reference bank."""
+    from training.edges import polish_edges
     from training.references import build_references
     from training.train_codec import CodecSchedule, train_decoder, train_encoder
 
     schedule = CodecSchedule(DECODER_STEPS, ENCODER_STEPS)
     train_decoder(work_dir, schedule)
+    polish_edges(work_dir)
     train_encoder(work_dir, schedule)
     if not (work_dir / "references").exists():
         build_references(work_dir)

@@ -15,6 +15,7 @@ import numpy as np
 from training.recognition import ForcedChoice, Recogniser, closed_grammar, word_errors
 from training.texts import as_sentence, held_out_open, held_out_sus, read_bigrams
 
+Item = tuple[str, list[str]]
 Speaker = Callable[[list[str]], list[tuple[np.ndarray, int, bool]]]
 
 
@@ -31,15 +32,31 @@ class Score:
     seconds: float
 
 
-def score(test: str, speak: Speaker, sentences: list[list[str]], recogniser: Recogniser) -> Score:
-    """Speaks and recognises the sentences of one test ("closed" or "open")."""
-    choices = ForcedChoice() if test == "open" else None
+def make_tests(
+    count: int, bigrams: dict[str, tuple[list[str], list[float]]], seed: int
+) -> dict[str, list[Item]]:
+    """Texts with their words: closed grammar, open forced choice, and a quarter as many texts of three sentences."""
+    closed = held_out_sus(count, 9001 + 10 * seed)
+    single = held_out_open(count, bigrams, 9002 + 10 * seed)
+    parts = held_out_open(3 * (count // 4), bigrams, 9004 + 10 * seed)
+    triples = [parts[index : index + 3] for index in range(0, len(parts), 3)]
+    return {
+        "closed": [(as_sentence(words), words) for words in closed],
+        "open": [(as_sentence(words), words) for words in single],
+        "long": [(" ".join(map(as_sentence, three)), sum(three, [])) for three in triples],
+    }
+
+
+def score(test: str, speak: Speaker, items: list[Item], recogniser: Recogniser) -> Score:
+    """Speaks and recognises the texts of one test."""
+    choices = None if test == "closed" else ForcedChoice()
     if choices is None:
         recogniser.use(closed_grammar())
     errors = runaways = 0
     seconds = 0.0
+    sentences = [words for _, words in items]
     for words, (waveform, rate_hz, stopped) in zip(
-        sentences, speak([as_sentence(words) for words in sentences]), strict=True
+        sentences, speak([text for text, _ in items]), strict=True
     ):
         if choices is not None:
             recogniser.use(choices.grammar(words))
@@ -133,12 +150,9 @@ def main() -> None:
     arguments = parser.parse_args()
     speaker, recogniser = choose_speaker(arguments), Recogniser()
     bigrams = read_bigrams(arguments.work_dir / "en-us.arpa")
-    tests = {
-        "closed": held_out_sus(arguments.sentences, 9001 + 10 * arguments.seed),
-        "open": held_out_open(arguments.sentences, bigrams, 9002 + 10 * arguments.seed),
-    }
+    tests = make_tests(arguments.sentences, bigrams, arguments.seed)
     started = time.monotonic()
-    scores = [score(test, speaker, sentences, recogniser) for test, sentences in tests.items()]
+    scores = [score(test, speaker, items, recogniser) for test, items in tests.items()]
     print(f"{'test':8} {'sentences':>9} {'words':>6} {'right %':>8} {'runaways':>9} {'audio s':>8}")
     for result in scores:
         print(

@@ -48,13 +48,13 @@ class CropSampler:
                         {name: data[name] for name in names} | {"codes": read_codes(path, quantizer)}
                     )
 
-    def draw(self, count: int, frames: int) -> Crops:
-        """`count` crops of `frames` frames."""
-        crops = [self._crop(frames) for _ in range(count)]
+    def draw(self, count: int, frames: int, place: str = "anywhere") -> Crops:
+        """`count` crops of `frames` frames: from "anywhere", the "start" or the "end" of their utterances."""
+        crops = [self._crop(frames, place) for _ in range(count)]
         waveforms, codes, latents = zip(*crops, strict=True)
         return Crops(torch.stack(waveforms), torch.stack(codes), torch.stack(latents))
 
-    def _crop(self, frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _crop(self, frames: int, place: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = self._rng
         voice = str(rng.choice(list(VOICE_SHARES), p=list(VOICE_SHARES.values())))
         while True:
@@ -64,6 +64,7 @@ class CropSampler:
             if last - first >= frames:
                 break
         start = int(rng.integers(first, last - frames + 1))
+        start = {"anywhere": start, "start": int(first), "end": int(last - frames)}[place]
         span = slice(start, start + frames)
         # Resampling with one frame more on both sides keeps the filter's edges out of the crop.
         left, right = min(1, start - first), min(1, last - start - frames)

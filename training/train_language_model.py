@@ -21,11 +21,12 @@ BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.8, 0.5)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Lengths in steps; the reference stage begins at `reference_from` and the run ends at `steps`."""
+    """Lengths in steps; references and joined utterances begin at `reference_from`; it ends at `steps`."""
 
     steps: int
     reference_from: int
-    reference_share: float = 0.3
+    reference_share: float = 0.33
+    joined_share: float = 0.3
     tokens: int = 2600
     peak_rate: float = 2e-3
     warm_up: int = 150
@@ -95,6 +96,13 @@ def save_state(path: Path, **state: object) -> None:
     os.replace(temporary, path)
 
 
+def log(work_dir: Path, line: str) -> None:
+    """Shows a line and keeps it for the report."""
+    print(line, flush=True)
+    with (work_dir / "language_model.log").open("a") as file:
+        file.write(line + "\n")
+
+
 def train(work_dir: Path, schedule: Schedule) -> None:
     """Trains to the end of the schedule, resuming from `language_model.pt` when it is there."""
     torch.manual_seed(schedule.seed)
@@ -125,7 +133,7 @@ def train(work_dir: Path, schedule: Schedule) -> None:
                 flush=True,
             )
         if step % 250 == 0:
-            print(f"validation {step} {validate(model, held_out)}", flush=True)
+            log(work_dir, f"validation {step} {validate(model, held_out)}")
         if time.monotonic() - saved_at > 120 or step == schedule.steps:
             saved_at = time.monotonic()
             save_state(
@@ -137,7 +145,8 @@ def _stream(work_dir: Path, quantizer: Quantizer, schedule: Schedule, stage: str
     bank = ReferenceBank(work_dir / "references") if stage == "references" else None
     voices = ("slt", "rms", "awb", "kal16") if bank else ("slt",)
     pool = ExamplePool(work_dir, voices, quantizer)
-    return batches(pool, bank, schedule.reference_share, schedule.tokens, schedule.seed + step)
+    shares = (schedule.reference_share, schedule.joined_share if bank else 0.0)
+    return batches(pool, bank, shares, schedule.tokens, schedule.seed + step)
 
 
 def _step(

@@ -14,9 +14,9 @@ class Linear:
     """x @ weight.T for a fixed weight [out_features, in_features].
 
     The same seed must give the same speech in any batch, so a row of x [num_rows, in_features] must give the
-    same row of the result whatever stands beside it. On a CPU, oneDNN's own layout of the weight gives that to
-    two rows or more (and takes less than half the time of the plain layout in float32). Where it does not know
-    the dtype, whole tiles do.
+    same row of the result whatever stands beside it. On a CPU, oneDNN's own layout of the weight gives that
+    from two rows on (in less than half the time of the plain layout in float32); where it does not know the
+    dtype, whole tiles do. float64 is for checking only and may feel its neighbours.
     """
 
     def __init__(self, weight: Tensor) -> None:

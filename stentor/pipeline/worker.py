@@ -60,10 +60,11 @@ class Worker:
             busy = self._take(stage)
             busy = self._step(stage) or busy
             self._flush()
-            if not busy:
-                self._rest(stage)
-            elif time.monotonic() - self._stats_at >= STATS_INTERVAL_S:
+            self._stats_due = self._stats_due or busy
+            if time.monotonic() - self._stats_at >= STATS_INTERVAL_S and self._stats_due:
                 self._refresh_stats(stage)
+            if not busy:
+                self._rest()
 
     def recover(self, error: Exception) -> None:
         """After `run` has raised `error`: fail the requests that the stage held and build it anew."""
@@ -168,19 +169,14 @@ class Worker:
         self._outbox.send(self._results)
         self._results = []
 
-    def _rest(self, stage: Stage) -> None:
+    def _rest(self) -> None:
         """Sleep until something arrives or, after some work, until the gauges are to be read once more."""
         timeout_s = self._stats_at + STATS_INTERVAL_S - time.monotonic() if self._stats_due else None
-        if timeout_s is None or timeout_s > 0:
-            self._bell.wait((*self._inbox.sockets, *self._outbox.sockets), timeout_s)
-            self._outbox.service()
-            self._stats_due = True
-        else:
-            self._refresh_stats(stage)
-            self._stats_due = False
+        self._bell.wait((*self._inbox.sockets, *self._outbox.sockets), timeout_s)
+        self._outbox.service()
 
     def _refresh_stats(self, stage: Stage) -> None:
-        self._stats_at = time.monotonic()
+        self._stats_at, self._stats_due = time.monotonic(), False
         try:
             gauges = {name: float(value) for name, value in stage.stats().items()}
         except Exception:

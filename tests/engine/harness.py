@@ -26,6 +26,7 @@ def make_lm(
     dtype: torch.dtype = torch.float32,
     tensors: dict[str, Tensor] | None = None,
     tied: bool = True,
+    device: str = "cpu",
 ) -> HiggsLM:
     """The model under test with the recipe's weights."""
     weights = tensors or random_tensors(recipe)
@@ -44,7 +45,7 @@ def make_lm(
         norm_eps=1e-6,
         tied_heads=tied,
     )
-    return HiggsLM(config, weights.__getitem__, dtype, torch.device("cpu"))
+    return HiggsLM(config, weights.__getitem__, dtype, torch.device(device))
 
 
 def make_sequence(name: str, prompt: np.ndarray, sampling: SamplingParams, max_rows: int) -> Sequence:

@@ -68,7 +68,7 @@ def assert_same(stories: dict[str, Story], expected: dict[str, Story]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"),
-    [("grouped", torch.float64, 1e-6), *((name, torch.float32, 1e-3) for name in RECIPES)],
+    [("grouped", torch.float64, 1e-4), *((name, torch.float32, 1e-3) for name in RECIPES)],
 )
 def test_greedy_rows_equal_those_of_the_uncached_model(
     name: str, dtype: torch.dtype, tolerance: float

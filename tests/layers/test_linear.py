@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from stentor.layers.linear import Linear
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def random_pair(rows: int, inner: int, outer: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,7 +31,7 @@ def test_a_row_gives_the_same_bits_in_any_company(
             assert torch.equal(linear(x[start : start + size]), whole[start : start + size])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
 def test_the_product_is_that_of_the_plain_kernel(dtype: torch.dtype) -> None:
     x, weight = random_pair(9, 64, 40, dtype)
     tolerance = 2e-2 if dtype.itemsize == 2 else 1e-5

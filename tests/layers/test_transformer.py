@@ -67,7 +67,8 @@ def test_a_block_equals_that_of_transformers(layer_number: int) -> None:
     with torch.inference_mode():
         expected = layer(x[None], attention_mask=mask, position_embeddings=(angles.cos(), angles.sin()))
         actual = run_paged(our_block(layer), x, layer_number)
-    torch.testing.assert_close(actual, expected.view(LENGTH, HIDDEN), rtol=1e-9, atol=1e-9)
+    # transformers normalises and takes softmax in float32 whatever the model's arithmetic.
+    torch.testing.assert_close(actual, expected.view(LENGTH, HIDDEN), rtol=1e-5, atol=1e-5)
 
 
 def run_paged(block: DecoderBlock, x: Tensor, layer: int) -> Tensor:

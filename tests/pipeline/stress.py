@@ -36,6 +36,7 @@ class Load:
     kills: int = 0
     at_once: int = 1  # Workers killed at the same moment.
     longest_delay_s: float = 0.05  # Until an abort by the clock.
+    warm_up: float = 0.1  # Share of the requests after which memory must not grow.
     seed: int = 0
 
 
@@ -49,7 +50,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     kills: list[str] = field(default_factory=list)
     stats: dict = field(default_factory=dict)
-    memory_mib: dict[str, tuple[float, float]] = field(default_factory=dict)  # After a tenth, and at the end.
+    memory_mib: dict[str, tuple[float, float]] = field(default_factory=dict)  # Warmed up, and at the end.
 
     def check(self, growth_mib: float = 16.0) -> None:
         assert self.problems == []
@@ -92,7 +93,7 @@ class _Run:
         readers = [threading.Thread(target=self.read_all, args=(i,)) for i in range(self.load.readers)]
         for reader in readers:
             reader.start()
-        self.wait_for(self.load.requests // 10)
+        self.wait_for(int(self.load.requests * self.load.warm_up))
         before = _memory_mib(self.pipeline)
         for kill in range(self.load.kills):
             self.wait_for(self.load.requests * (kill + 1) // (self.load.kills + 1))

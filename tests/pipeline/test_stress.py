@@ -40,9 +40,7 @@ def test_every_request_ends_once_and_nothing_leaks(kind: str, kills: int) -> Non
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", range(12))
-def test_soak(request: pytest.FixtureRequest, seed: int) -> None:
-    if "soak" not in request.config.getoption("-m"):
-        pytest.skip("minutes of load: run with -m soak")
+def test_soak(seed: int) -> None:
     dice = random.Random(seed)
     groups = [("a", "a", "b", "c"), ("a", "b", "c", "d"), ("a", "b", "a", "b"), ("a", "a", "a", "a")][
         seed % 4

@@ -290,3 +290,20 @@ def test_a_gauge_that_fails_stops_nobody(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     rig.stage.stats = lambda: 1 / 0  # type: ignore[method-assign,assignment,return-value]
     assert told(rig.run([into("a")])) == [["a."]]
+
+
+def test_what_arrives_while_the_gauges_are_read_is_in_the_next_reading(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    rig.run([into("a")])
+    aborts = [Abort("a")]
+
+    def stats() -> dict[str, float]:
+        if aborts:
+            rig.inbox.send([aborts.pop()])
+        return {}
+
+    rig.stage.stats = stats  # type: ignore[method-assign]
+    deadline = time.monotonic() + 10.0
+    while aborts or rig.worker.gauges["requests_known"]:
+        assert time.monotonic() < deadline, "the gauges are out of date"
+        time.sleep(0.005)

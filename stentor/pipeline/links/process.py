@@ -126,7 +126,6 @@ class ProcessSender:
         missing = [message.items for message in self._under_way]
         self._sequence -= len(missing)
         self._under_way.clear()
-        self._ring.clear()
         lost = sorted(self._entered)
         self._entered.clear()
         if lost:
