@@ -68,7 +68,7 @@ class VocoderConfig:
         600, "Frames that one vocoder round decodes over all streams, at most.", minimum=1
     )
     dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "Arithmetic of the vocoder; only in float32 is a stream the same samples as a whole decode."
+        "float32", "Arithmetic of the vocoder; only float32 streams the very samples of a whole decode."
     )
 
 

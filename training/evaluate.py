@@ -8,6 +8,7 @@ import urllib.request
 import wave
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from training.recognition import ForcedChoice, Recogniser, closed_grammar, word_errors
 from training.texts import as_sentence, held_out_open, held_out_sus, read_bigrams
 
+Bigrams = dict[str, tuple[list[str], list[float]]]
 Item = tuple[str, list[str]]
 Speaker = Callable[[list[str]], list[tuple[np.ndarray, int, bool]]]
 
@@ -35,7 +37,7 @@ class Score:
 def make_tests(
     count: int, bigrams: dict[str, tuple[list[str], list[float]]], seed: int
 ) -> dict[str, list[Item]]:
-    """Texts with their words: closed grammar, open forced choice, and a quarter as many texts of three sentences."""
+    """Texts with their words: closed grammar, open forced choice, and some of three sentences each."""
     closed = held_out_sus(count, 9001 + 10 * seed)
     single = held_out_open(count, bigrams, 9002 + 10 * seed)
     parts = held_out_open(3 * (count // 4), bigrams, 9004 + 10 * seed)
@@ -43,7 +45,7 @@ def make_tests(
     return {
         "closed": [(as_sentence(words), words) for words in closed],
         "open": [(as_sentence(words), words) for words in single],
-        "long": [(" ".join(map(as_sentence, three)), sum(three, [])) for three in triples],
+        "long": [(" ".join(map(as_sentence, three)), list(chain.from_iterable(three))) for three in triples],
     }
 
 

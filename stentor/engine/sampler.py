@@ -99,9 +99,9 @@ def sample(logits: Tensor, state: BatchState, candidates: int) -> Tensor:
 def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) -> Tensor:
     """Draw the next row of each sequence, move its state on, and report.
 
-    While the pattern opens (the first num_codebooks rows) codebook c begins c rows late and an end code is not
-    heeded; the end code on codebook 0 starts a wind-down of num_codebooks - 2 rows, in which the end codes of
-    training stand on the codebooks that have ended; the row that completes the last frame ends it.
+    While the pattern opens (the first num_codebooks rows) codebook c begins c rows late and an end code is
+    not heeded; the end code on codebook 0 starts a wind-down of num_codebooks - 2 rows, in which the end
+    codes of training stand on the codebooks that have ended; the row that completes the last frame ends it.
 
     Returns:
         int64 [batch, num_codebooks + 1]: the row and the status after it. Rows of ended or idle sequences are

@@ -1,4 +1,4 @@
-"""The one contract: a stage is a tiny engine with four verbs, and payloads are all that crosses between stages."""
+"""The one contract: a stage is a tiny engine with four verbs; only payloads cross between stages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

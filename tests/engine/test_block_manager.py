@@ -34,6 +34,15 @@ def test_too_few_blocks_grant_nothing() -> None:
     check_blocks(blocks, [first, second])
 
 
+def test_a_kept_prefix_cannot_be_shared_and_given_away_at_once() -> None:
+    blocks = BlockManager(4, SIZE)
+    blocks.free(admit(blocks, make_sequence("a", 9)))
+    second = make_sequence("b", 13)
+    assert not blocks.allocate(second)
+    check_blocks(blocks, [second])
+    assert admit(blocks, make_sequence("c", 9)).num_cached == 2 * SIZE
+
+
 def test_a_known_prefix_is_shared_but_never_the_last_position() -> None:
     for positions, shared in ((4, 0), (5, 1), (8, 1), (9, 2), (11, 2)):
         blocks = BlockManager(20, SIZE)
