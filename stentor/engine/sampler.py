@@ -22,6 +22,7 @@ _GREEDY_TEMPERATURE = 1e-5
 _CANDIDATES_STEP = 64
 _CODE_BITS = 16
 _MAX_INT32 = 2**31 - 1
+_MAX_FLOAT32 = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Draw:
         candidates = min(-(-top_k // _CANDIDATES_STEP) * _CANDIDATES_STEP, codebook_size)
         if top_k == codebook_size and top_p == math.inf:
             candidates = 0
-        return Draw(temperature, top_p, top_k, candidates)
+        return Draw(min(temperature, _MAX_FLOAT32), top_p, top_k, candidates)
 
 
 def most_candidates(draws: Iterable[Draw], codebook_size: int) -> int:

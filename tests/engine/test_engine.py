@@ -176,6 +176,20 @@ def test_the_runaway_guard_cuts_and_says_so() -> None:
     assert np.array_equal(stories["guarded"].rows, stories["free"].rows[:40])
 
 
+def test_no_legal_sampling_stops_the_engine() -> None:
+    extremes = [
+        SamplingParams(1e300, 1.0, 0, 2**63 - 1),
+        SamplingParams(5e-324, 5e-324, 2**60, 0),
+        SamplingParams(1.0, 5e-324, 2**60, 0),
+        SamplingParams(1e-4, 1.0, 2, 2**32),
+    ]
+    sequences = [
+        make_sequence(f"s{i}", random_prompt(SMALL, i), params, 12) for i, params in enumerate(extremes)
+    ]
+    stories = Rig(make_lm(SMALL)).run(sequences)
+    assert {len(story.rows) for story in stories.values()} == {12}
+
+
 def test_a_sequence_may_fill_the_context_and_the_cache_to_the_last_position() -> None:
     model = make_lm(SMALL)
     for prompt_length in (1, 15, 16, 17, 47, 63):

@@ -126,8 +126,9 @@ def test_extreme_parameters_draw_the_best_code(params: SamplingParams) -> None:
     assert torch.equal(sample(logits, *make_state([params])), logits.argmax(-1))
 
 
-def test_an_endless_temperature_draws_from_all() -> None:
-    params = SamplingParams(1e30, 1.0, 100, 1)
+@pytest.mark.parametrize("temperature", [1e30, 1e39, 1e300])
+def test_an_endless_temperature_draws_from_all_that_is_allowed(temperature: float) -> None:
+    params = SamplingParams(temperature, 1.0, 100, 1)
     logits = random_logits(1, 3)
     codes = sample(logits, *make_state([params]))
     best = logits.topk(100).indices

@@ -89,6 +89,7 @@ def transformers_codec(config: dict[str, Any], parameters: Tensors) -> Any:
         stub.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
         stub.functional = types.SimpleNamespace(resample=_resample)  # type: ignore[attr-defined]
         sys.modules["torchaudio"] = stub
+        _forget_absence()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers.models.higgs_audio_v2_tokenizer import (
@@ -103,6 +104,16 @@ def transformers_codec(config: dict[str, Any], parameters: Tensors) -> Any:
     loaded = {name: tensor for name, tensor in parameters.items() if not name.endswith("masked_spec_embed")}
     model.load_state_dict(loaded, strict=True)
     return model.eval()
+
+
+def _forget_absence() -> None:
+    """Other tests may have made transformers look for torchaudio before; it remembers what it found."""
+    from transformers.utils import import_utils
+
+    for name in ("is_torchaudio_available", "_is_package_available"):
+        remembered = getattr(import_utils, name)
+        if hasattr(remembered, "cache_clear"):
+            remembered.cache_clear()
 
 
 def _resample(waveform: torch.Tensor, from_hz: int, to_hz: int) -> torch.Tensor:
