@@ -11,7 +11,7 @@ import torch
 
 SHARDS = {"slt": 75, "rms": 18, "awb": 18, "kal16": 18}
 DECODER_STEPS, ENCODER_STEPS = 2200, 2200
-LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 4900, 2750
+LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 4100, 2750
 CHECKPOINT = Path(__file__).parent.parent / "stentor" / "checkpoints" / "stentor_tiny"
 
 

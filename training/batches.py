@@ -138,27 +138,10 @@ class ReferenceBank:
         return codes.astype(np.int64), text if rng.random() < 0.5 else None
 
 
-def join(examples: list[Example], rng: np.random.Generator) -> Example:
-    """As many of the utterances, one after the other, as fit into a random length of 6 to 16 seconds."""
-    limit = int(rng.integers(150, 400))
-    chosen: list[Example] = []
-    for example in examples:
-        if chosen and sum(len(e.codes) for e in chosen) + len(example.codes) > limit:
-            break
-        chosen.append(example)
-    texts = [e.text if e.text[-1] in ".?!" else e.text + "." for e in chosen]
-    codes, phonemes = ([getattr(e, name) for e in chosen] for name in ("codes", "phonemes"))
-    return Example(chosen[0].voice, " ".join(texts), np.concatenate(codes), np.concatenate(phonemes))
-
-
 def batches(
-    pool: ExamplePool, bank: ReferenceBank | None, shares: tuple[float, float], tokens: int, seed: int
+    pool: ExamplePool, bank: ReferenceBank | None, reference_share: float, tokens: int, seed: int
 ) -> Iterator[Batch]:
-    """Endless batches of about `tokens` positions; voices other than slt always come with a reference.
-
-    `shares` are the parts of utterances with a reference (when there is a `bank`) and of joined utterances.
-    """
-    reference_share, joined_share = shares
+    """Endless batches of about `tokens` positions; voices other than slt always come with a reference."""
     rng = np.random.default_rng(seed)
     while True:
         pool.refresh()
@@ -172,8 +155,7 @@ def batches(
                 if candidates:
                     sequences.append(_sequence(candidates[0], *bank.draw(voice, rng)))
                 continue
-            chosen = [pool.examples[zero_shot[i]] for i in rng.integers(len(zero_shot), size=8)]
-            sequences.append(_sequence(join(chosen, rng) if rng.random() < joined_share else chosen[0]))
+            sequences.append(_sequence(pool.examples[zero_shot[rng.integers(len(zero_shot))]]))
         sequences.sort(key=lambda part: len(part[0]))
         groups: list[list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]] = [[]]
         for sequence in sequences:

@@ -21,12 +21,11 @@ BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.8, 0.5)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Lengths in steps; references and joined utterances begin at `reference_from`; it ends at `steps`."""
+    """Lengths in steps; the reference stage begins at `reference_from` and the run ends at `steps`."""
 
     steps: int
     reference_from: int
-    reference_share: float = 0.33
-    joined_share: float = 0.3
+    reference_share: float = 0.3
     tokens: int = 2600
     peak_rate: float = 2e-3
     warm_up: int = 150
@@ -145,8 +144,7 @@ def _stream(work_dir: Path, quantizer: Quantizer, schedule: Schedule, stage: str
     bank = ReferenceBank(work_dir / "references") if stage == "references" else None
     voices = ("slt", "rms", "awb", "kal16") if bank else ("slt",)
     pool = ExamplePool(work_dir, voices, quantizer)
-    shares = (schedule.reference_share, schedule.joined_share if bank else 0.0)
-    return batches(pool, bank, shares, schedule.tokens, schedule.seed + step)
+    return batches(pool, bank, schedule.reference_share, schedule.tokens, schedule.seed + step)
 
 
 def _step(

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import Example, join
 from training.features import FRAME, frame_features, pitch_track
 from training.prompts import (
     AUDIO,
@@ -101,14 +100,3 @@ def test_prompt_layouts() -> None:
 def test_held_out_sentences_are_the_same_every_time() -> None:
     assert held_out_sus(5) == held_out_sus(5)
     assert as_sentence(["i", "see", "i'm"]) == "I see I'm."
-
-
-def test_joined_utterances_keep_their_order_and_get_a_full_stop() -> None:
-    parts = [
-        Example("slt", text, np.full((40, BOOKS), index, dtype=np.int16), np.full(40, index, dtype=np.uint8))
-        for index, text in enumerate(["One", "Two?", "Three"])
-    ]
-    joined = join(parts, np.random.default_rng(0))
-    assert joined.text == "One. Two? Three."
-    assert joined.codes[:, 0].tolist() == [0] * 40 + [1] * 40 + [2] * 40
-    assert len(joined.phonemes) == 120
