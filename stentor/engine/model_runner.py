@@ -22,6 +22,10 @@ from stentor.request import Array
 # repeat, and vector kernels leave no remainder, which they would round otherwise.
 _LENGTH_STEP = 64
 
+# Prefills are padded to a multiple of this many positions: libraries keep what they prepared for each
+# size that they meet, and a server would meet them all.
+_PREFILL_STEP = 64
+
 
 class ModelRunner:
     """One model, its cache and the state of its batch; slots are its rows, as the scheduler numbers them."""
@@ -54,8 +58,11 @@ class ModelRunner:
         for slot, sequence in enumerate(sequences, first_slot):
             self._write_row(slot, sequence)
         prompts = [sequence.prompt[sequence.num_cached :] for sequence in sequences]
-        prompt = torch.from_numpy(np.concatenate(prompts)).to(self._model.device, torch.int64)
-        batch = self._prefill_batch(sequences)
+        rows = np.concatenate(prompts)
+        padding = -len(rows) % _PREFILL_STEP
+        rows = np.pad(rows, ((0, padding), (0, 0)))
+        prompt = torch.from_numpy(rows).to(self._model.device, torch.int64)
+        batch = self._prefill_batch(sequences, padding)
         hidden = self._model.embed_prompt(prompt)
         hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
         last = torch.tensor([span.end - 1 for span in batch.spans], device=hidden.device)
@@ -117,7 +124,7 @@ class ModelRunner:
         self._state.write_row(slot, row)
         self._write_blocks(slot, sequence)
 
-    def _prefill_batch(self, sequences: Rows[Sequence]) -> PrefillBatch:
+    def _prefill_batch(self, sequences: Rows[Sequence], padding: int) -> PrefillBatch:
         device = self._model.device
         spans: list[PrefillSpan] = []
         positions: list[Tensor] = []
@@ -132,7 +139,9 @@ class ModelRunner:
             slots.append(block * self._block_size + position % self._block_size)
             spans.append(PrefillSpan(start, start + len(position), context, blocks))
             start += len(position)
-        return PrefillBatch(torch.cat(positions), torch.cat(slots), tuple(spans))
+        # Rows that pad the batch stand, like idle rows of a step, at position 0 of block 0.
+        nowhere = torch.zeros(padding, dtype=torch.int64, device=device)
+        return PrefillBatch(torch.cat((*positions, nowhere)), torch.cat((*slots, nowhere)), tuple(spans))
 
     def _write_row(self, slot: int, sequence: Sequence) -> None:
         state, draw = self._state, Draw.of(sequence.sampling, self._model.shape.codebook_size)

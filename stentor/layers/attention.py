@@ -45,7 +45,10 @@ class SdpaBackend:
         cache.view(-1, *cache.shape[2:]).index_copy_(0, batch.slots, kv)
         if isinstance(batch, DecodeBatch):
             return self._decode(q, cache, batch)
-        return torch.cat([self._prefill(q[span.start : span.end], cache, span) for span in batch.spans])
+        attended = [self._prefill(q[span.start : span.end], cache, span) for span in batch.spans]
+        # Rows behind the last span pad the batch; whatever is finite does for them.
+        padding = torch.zeros_like(q[batch.spans[-1].end :]).flatten(1)
+        return torch.cat((*attended, padding))
 
     def _decode(self, q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
         batch_size, num_blocks = batch.block_tables.shape

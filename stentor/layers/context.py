@@ -31,7 +31,7 @@ class PrefillSpan:
 
 @dataclass(frozen=True)
 class PrefillBatch:
-    """Many new positions of several sequences, one after the other.
+    """Many new positions of several sequences, one after the other; rows behind the last span are padding.
 
     `positions` and `slots` are int64 [num_tokens]; each span's `blocks` int64 [num_blocks] cover its whole
     context.
