@@ -84,14 +84,15 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
 
 
 def save(result: Mapping[str, Any], path: Path) -> Path:
-    """Write the result; a folder gets a file named by date, benchmark, machine, model and commit.
+    """Write the result; a folder (a path without `.json`) gets a file named by date, benchmark and the rest.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    if path.is_dir():
+    if path.suffix != ".json":
         path = path / file_name(result)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot save to {str(path)!r}: {error.strerror}") from None
