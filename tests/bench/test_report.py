@@ -42,8 +42,13 @@ def test_what_is_saved_reads_back(result: dict[str, Any], tmp_path: Path) -> Non
 
 
 def test_saving_where_it_cannot_be_saved_is_a_clear_error(result: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises(ConfigError, match="cannot save"):
-        report.save(result, tmp_path / "nowhere" / "file.json")
+        report.save(result, tmp_path / "file" / "result.json")
+
+
+def test_a_folder_that_is_not_there_is_made(result: dict[str, Any], tmp_path: Path) -> None:
+    assert report.save(result, tmp_path / "new" / "results").parent == tmp_path / "new" / "results"
 
 
 def test_the_document_names_everything_its_figures_depend_on(result: dict[str, Any]) -> None:
