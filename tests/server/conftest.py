@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,12 @@ class Front:
 
 @dataclass
 class Running:
-    """A server that runs, its pipeline, and clients of it."""
+    """A server that runs, its pipeline, and clients of it; `opened` closes them."""
 
     pipeline: FakePipeline
     port: int
     http: httpx2.Client
+    opened: ExitStack
 
     @property
     def url(self) -> str:
@@ -42,7 +44,8 @@ class Running:
         return self.http.post("/v1/audio/speech", json={"input": "Hello there.", **body})
 
     def openai(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0)
+        client = OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0)
+        return self.opened.enter_context(client)
 
     def metric(self, name: str) -> float:
         lines = self.http.get("/metrics").text.splitlines()
@@ -73,11 +76,13 @@ def front_and_port() -> Iterator[tuple[Front, int]]:
 def serve(front_and_port: tuple[Front, int]) -> Iterator[Callable[..., Running]]:
     """Serve a fake: `serve(script, max_requests=…, **server_settings)`; a second call replaces the first."""
     front, port = front_and_port
-    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
+    with ExitStack() as opened:
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
+        http = opened.enter_context(client)
 
         def start(script: Any = None, *, max_requests: int = 64, **settings: Any) -> Running:
             pipeline = FakePipeline(script, max_requests)
             front.app = create_app(pipeline, INFO, voices(), config(**settings))  # type: ignore[arg-type]
-            return Running(pipeline, port, http)
+            return Running(pipeline, port, http, opened)
 
         yield start
