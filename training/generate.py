@@ -61,7 +61,7 @@ def generate_codes(
             inputs_embeds=embedded,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
         row = _sample(model.logits(hidden).float(), temperature, top_k, generator)

@@ -63,7 +63,7 @@ class PlainLoop:
         end_row: int | None = None
         embedded = self._embed(prompt)
         while len(rows) < limit:
-            output = self._backbone(inputs_embeds=embedded[None], past_key_values=cache, use_cache=True)
+            output = self._backbone(inputs_embeds=embedded[None], cache=cache, use_cache=True)
             logits = F.linear(output.last_hidden_state[0, -1], self._head).float()
             drawn = _draw(logits.view(self._config.num_codebooks, -1), sampling, generator)
             row = self._delayed(drawn, len(rows), end_row)
