@@ -125,23 +125,28 @@ class ModelRunner:
         self._write_blocks(slot, sequence)
 
     def _prefill_batch(self, sequences: Rows[Sequence], padding: int) -> PrefillBatch:
-        device = self._model.device
+        """One upload for all that the forward pass must know of these prompts."""
         spans: list[PrefillSpan] = []
-        positions: list[Tensor] = []
-        slots: list[Tensor] = []
-        start = 0
-        for sequence in sequences:
-            context = len(sequence.prompt)
-            blocks = torch.tensor(sequence.blocks, device=device)
-            position = torch.arange(sequence.num_cached, context, device=device)
-            block = blocks[position // self._block_size]
-            positions.append(position)
-            slots.append(block * self._block_size + position % self._block_size)
-            spans.append(PrefillSpan(start, start + len(position), context, blocks))
-            start += len(position)
+        tables = np.zeros((len(sequences), max(len(sequence.blocks) for sequence in sequences)), np.int64)
         # Rows that pad the batch stand, like idle rows of a step, at position 0 of block 0.
-        nowhere = torch.zeros(padding, dtype=torch.int64, device=device)
-        return PrefillBatch(torch.cat((*positions, nowhere)), torch.cat((*slots, nowhere)), tuple(spans))
+        positions, slots = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        start = 0
+        for table, sequence in zip(tables, sequences, strict=True):
+            table[: len(sequence.blocks)] = sequence.blocks
+            position = np.arange(sequence.num_cached, len(sequence.prompt))
+            positions.append(position)
+            slots.append(table[position // self._block_size] * self._block_size + position % self._block_size)
+            spans.append(PrefillSpan(start, start + len(position), len(sequence.prompt)))
+            start += len(position)
+        starts = np.array([0, *(span.end for span in spans)])
+        contexts = np.array([span.context for span in spans])
+        nowhere = np.zeros(padding, np.int64)
+        numbers = (*positions, nowhere, *slots, nowhere, tables.ravel(), starts, contexts)
+        sizes = [start + padding, start + padding, tables.size, len(starts), len(contexts)]
+        parts = torch.split(torch.from_numpy(np.concatenate(numbers)).to(self._model.device), sizes)
+        return PrefillBatch(
+            parts[0], parts[1], parts[2].view(tables.shape), parts[3].int(), parts[4].int(), tuple(spans)
+        )
 
     def _write_row(self, slot: int, sequence: Sequence) -> None:
         state, draw = self._state, Draw.of(sequence.sampling, self._model.shape.codebook_size)

@@ -26,20 +26,39 @@ class PrefillSpan:
     start: int
     end: int
     context: int
-    blocks: Tensor
 
 
 @dataclass(frozen=True)
 class PrefillBatch:
     """Many new positions of several sequences, one after the other; rows behind the last span are padding.
 
-    `positions` and `slots` are int64 [num_tokens]; each span's `blocks` int64 [num_blocks] cover its whole
-    context.
+    `positions` and `slots` are int64 [num_tokens]; `block_tables` int64 [num_sequences, num_blocks] covers
+    each whole context. The spans stand on the host for whoever loops over them, and on the device for
+    whoever must not look: `starts` int32 [num_sequences + 1], where the rows of each sequence begin and
+    those of the last end, and `contexts` int32 [num_sequences]. A sequence without rows pads the batch.
     """
 
     positions: Tensor
     slots: Tensor
+    block_tables: Tensor
+    starts: Tensor
+    contexts: Tensor
     spans: tuple[PrefillSpan, ...]
+
+    @property
+    def longest(self) -> int:
+        """The most rows of one sequence; all of them where the host does not know the spans."""
+        return max((span.end - span.start for span in self.spans), default=len(self.positions))
 
 
 Batch = DecodeBatch | PrefillBatch
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where new keys and values go: `slots` int64 [num_tokens] of one layer's `cache`, which is
+    [num_blocks, block_size, 2 * num_kv_heads, head_dim].
+    """
+
+    cache: Tensor
+    slots: Tensor

@@ -1,8 +1,13 @@
 """Products with a weight matrix whose rows do not feel each other: alone or in company, the same bits."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# [num_rows, in_features] to [num_rows, out_features], whatever the weight is kept in.
+Product = Callable[[Tensor], Tensor]
 
 # oneDNN packs a weight for about this many rows; any number may come.
 _EXPECTED_ROWS = 16

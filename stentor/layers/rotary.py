@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+# cos and signed sin of some tokens, each [num_tokens, 1, head_dim].
+Turn = tuple[Tensor, Tensor]
+
 
 class RotaryTable:
     """cos and signed sin of every position, [max_positions, head_dim] in the model's arithmetic.
@@ -20,7 +23,7 @@ class RotaryTable:
         # rotate(x) = (-x2, x1) equals a roll by half a head with the sign moved into sin: one kernel less.
         self._sin = torch.cat((-angles.sin(), angles.sin()), dim=1).to(device, dtype)
 
-    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def at(self, positions: Tensor) -> Turn:
         """cos and signed sin for `positions` [num_tokens], each [num_tokens, 1, head_dim]."""
         return self._cos[positions][:, None], self._sin[positions][:, None]
 

@@ -3,24 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stentor.layers.attention import AttentionBackend
-from stentor.layers.context import Batch
-from stentor.layers.linear import Linear
-from stentor.layers.rotary import RotaryTable, rotate
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """The geometry of one block; the width of the queries need not be the hidden size."""
-
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    norm_eps: float
+from stentor.layers.context import Batch, Place
+from stentor.layers.kernels import Kernels
+from stentor.layers.linear import Product
+from stentor.layers.rotary import RotaryTable
 
 
 @dataclass(frozen=True)
@@ -28,42 +17,38 @@ class BlockWeights:
     """One block's parameters; q, k and v stand above each other in `qkv`, gate above up in `gate_up`.
 
     `qk_norm` [num_heads + num_kv_heads, head_dim] repeats the query norm for each head, then the key norm.
+    `next_norm` is the norm of what follows: the next block, or the head.
     """
 
-    input_norm: Tensor
-    qkv: Linear
+    qkv: Product
     qk_norm: Tensor
-    output: Linear
+    output: Product
     post_norm: Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: Product
+    down: Product
+    next_norm: Tensor
 
 
 class DecoderBlock:
     """Attention and SwiGLU, each behind an RMSNorm and inside a residual (Qwen3, arXiv:2505.09388)."""
 
-    def __init__(self, shape: BlockShape, weights: BlockWeights) -> None:
-        self._shape = shape
+    def __init__(self, weights: BlockWeights, norm_eps: float, kernels: Kernels) -> None:
         self._weights = weights
+        self._eps = norm_eps
+        self._kernels = kernels
 
-    def __call__(self, x: Tensor, attend: "Attend", layer: int) -> Tensor:
-        """One block over `x` [num_tokens, hidden_size]; keys and values go to `layer` of the cache."""
-        shape, weights = self._shape, self._weights
-        normed = F.rms_norm(x, (shape.hidden_size,), weights.input_norm, shape.norm_eps)
-        qkv = weights.qkv(normed).view(len(x), -1, shape.head_dim)
-        x = x + weights.output(self._attention(qkv, attend, layer))
-        normed = F.rms_norm(x, (shape.hidden_size,), weights.post_norm, shape.norm_eps)
-        gate, up = weights.gate_up(normed).chunk(2, dim=-1)
-        return x + weights.down(F.silu(gate).mul_(up))
+    def __call__(self, x: Tensor, normed: Tensor, attend: "Attend", layer: int) -> tuple[Tensor, Tensor]:
+        """One block over `x` [num_tokens, hidden_size], given with its norm; gives both for the next block.
 
-    def _attention(self, qkv: Tensor, attend: "Attend", layer: int) -> Tensor:
-        rotated_heads = self._shape.num_heads + self._shape.num_kv_heads
-        qk = qkv[:, :rotated_heads]
-        normed = F.rms_norm(qk, (self._shape.head_dim,), None, self._shape.norm_eps)
-        normed.mul_(self._weights.qk_norm)
-        # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
-        qk.copy_(rotate(normed, attend.cos, attend.sin))
-        return attend(qkv[:, : self._shape.num_heads], qkv[:, self._shape.num_heads :], layer)
+        Each residual is added together with the norm that follows it. Keys and values go to `layer` of the
+        cache.
+        """
+        weights, kernels, eps = self._weights, self._kernels, self._eps
+        qkv = weights.qkv(normed).view(len(x), -1, weights.qk_norm.shape[-1])
+        queries = kernels.place_heads(qkv, weights.qk_norm, eps, attend.turn, attend.place(layer))
+        x, normed = kernels.add_rms_norm(x, weights.output(attend(queries, layer)), weights.post_norm, eps)
+        inner = kernels.silu_mul(weights.gate_up(normed))
+        return kernels.add_rms_norm(x, weights.down(inner), weights.next_norm, eps)
 
 
 class Attend:
@@ -76,10 +61,14 @@ class Attend:
         self._backend = backend
         self._cache = cache
         self._batch = batch
-        self.cos, self.sin = rotary.at(batch.positions)
+        self.turn = rotary.at(batch.positions)
 
-    def __call__(self, q: Tensor, kv: Tensor, layer: int) -> Tensor:
-        return self._backend(q, kv, self._cache[layer], self._batch)
+    def place(self, layer: int) -> Place:
+        """Where the batch's keys and values go in `layer`."""
+        return Place(self._cache[layer], self._batch.slots)
+
+    def __call__(self, q: Tensor, layer: int) -> Tensor:
+        return self._backend(q, self._cache[layer], self._batch)
 
 
 def fuse(*parts: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.context import DecodeBatch, PrefillBatch, PrefillSpan
+from stentor.layers.kernels import EagerKernels
 from stentor.layers.linear import Linear
 from stentor.layers.rotary import RotaryTable
-from stentor.layers.transformer import Attend, BlockShape, BlockWeights, DecoderBlock, fuse
+from stentor.layers.transformer import Attend, BlockWeights, DecoderBlock, fuse
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INNER, LENGTH = 48, 6, 2, 12, 80, 37
 
@@ -40,9 +41,7 @@ def our_block(layer: torch.nn.Module) -> DecoderBlock:
         return part[f"{name}.weight"].data
 
     return DecoderBlock(
-        BlockShape(HIDDEN, HEADS, KV_HEADS, HEAD_DIM, 1e-6),
         BlockWeights(
-            input_norm=weight("input_layernorm"),
             qkv=Linear(fuse(*(weight(f"self_attn.{name}_proj") for name in "qkv"))),
             qk_norm=fuse(
                 weight("self_attn.q_norm").expand(HEADS, -1), weight("self_attn.k_norm").expand(KV_HEADS, -1)
@@ -51,7 +50,10 @@ def our_block(layer: torch.nn.Module) -> DecoderBlock:
             post_norm=weight("post_attention_layernorm"),
             gate_up=Linear(fuse(weight("mlp.gate_proj"), weight("mlp.up_proj"))),
             down=Linear(weight("mlp.down_proj")),
+            next_norm=torch.ones(HIDDEN, dtype=torch.float64),
         ),
+        1e-6,
+        EagerKernels(),
     )
 
 
@@ -66,21 +68,25 @@ def test_a_block_equals_that_of_transformers(layer_number: int) -> None:
     mask = torch.full((LENGTH, LENGTH), -torch.inf, dtype=torch.float64).triu(1)[None, None]
     with torch.inference_mode():
         expected = layer(x[None], attention_mask=mask, position_embeddings=(angles.cos(), angles.sin()))
-        actual = run_paged(our_block(layer), x, layer_number)
+        actual = run_paged(our_block(layer), x, layer.input_layernorm.weight, layer_number)
     # transformers normalises and takes softmax in float32 whatever the model's arithmetic.
     torch.testing.assert_close(actual, expected.view(LENGTH, HIDDEN), rtol=1e-5, atol=1e-5)
 
 
-def run_paged(block: DecoderBlock, x: Tensor, layer: int) -> Tensor:
+def run_paged(block: DecoderBlock, x: Tensor, norm: Tensor, layer: int) -> Tensor:
     """All positions but the last as a prefill, the last as a decode step."""
     cache = torch.zeros(2, 4, 16, 2 * KV_HEADS, HEAD_DIM, dtype=torch.float64)
     rotary = RotaryTable(HEAD_DIM, 64, 1e4, torch.float64, torch.device("cpu"))
     blocks, positions = torch.tensor([3, 1, 2]), torch.arange(LENGTH)
     slots = blocks[positions // 16] * 16 + positions % 16
     last = LENGTH - 1
-    prefill = PrefillBatch(positions[:last], slots[:last], (PrefillSpan(0, last, last, blocks),))
+    starts, contexts = torch.tensor([0, last]).int(), torch.tensor([last]).int()
+    spans = (PrefillSpan(0, last, last),)
+    prefill = PrefillBatch(positions[:last], slots[:last], blocks[None], starts, contexts, spans)
     decode = DecodeBatch(positions[last:], slots[last:], blocks[None])
-    begin = block(x[:last], Attend(SdpaBackend(), cache, rotary, prefill), layer)
-    end = block(x[last:], Attend(SdpaBackend(), cache, rotary, decode), layer)
+    normed = EagerKernels().rms_norm(x, norm, 1e-6)
+    begin, _ = block(x[:last], normed[:last], Attend(SdpaBackend(), cache, rotary, prefill), layer)
+    end, after = block(x[last:], normed[last:], Attend(SdpaBackend(), cache, rotary, decode), layer)
     assert not cache[1 - layer].any()
+    torch.testing.assert_close(after, EagerKernels().rms_norm(end, torch.ones(HIDDEN).double(), 1e-6))
     return torch.cat((begin, end))

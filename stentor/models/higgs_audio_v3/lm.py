@@ -9,9 +9,9 @@ from torch import Tensor
 from stentor.engine.model import LMShape
 from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch
-from stentor.layers.linear import Linear
+from stentor.layers.kernels import EagerKernels, Kernels
 from stentor.layers.rotary import RotaryTable
-from stentor.layers.transformer import Attend, BlockShape, BlockWeights, DecoderBlock, fuse
+from stentor.layers.transformer import Attend, BlockWeights, DecoderBlock, fuse
 from stentor.models.higgs_audio_v3.config import V3Config
 
 Read = Callable[[str], Tensor]
@@ -23,7 +23,14 @@ class HiggsLM:
     code).
     """
 
-    def __init__(self, config: V3Config, read: Read, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: V3Config,
+        read: Read,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernels: Kernels | None = None,
+    ) -> None:
         """Read the weights by their names in the checkpoint, one layer after the other."""
 
         def load(name: str) -> Tensor:
@@ -41,13 +48,14 @@ class HiggsLM:
             max_positions=config.max_positions,
             dtype=dtype,
         )
-        self._hidden_size, self._norm_eps = config.hidden_size, config.norm_eps
+        self._norm_eps = config.norm_eps
+        self._kernels = kernels or EagerKernels()
         self._text_embedding = load("tied.embedding.text_embedding.weight")
         self._code_embedding = load("tied.embedding.modality_embeddings.0.embedding.weight")
         head = self._code_embedding if config.tied_heads else load("tied.head.modality_heads.0.weight")
-        self._head = Linear(head)
-        self._blocks = [_block(config, load, layer) for layer in range(config.num_layers)]
-        self._norm = load("body.norm.weight")
+        self._head = self._kernels.linear(head)
+        self._norm = load(_norm_name(0, config))
+        self._blocks = [_block(config, load, layer, self._kernels) for layer in range(config.num_layers)]
         self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta, dtype, device)
         self._offsets = torch.arange(config.num_codebooks, device=device) * config.codebook_size
 
@@ -59,15 +67,15 @@ class HiggsLM:
 
     def embed_rows(self, rows: Tensor) -> Tensor:
         """See `SpeechLM.embed_rows`."""
-        # The sum stays in the model's dtype, as in training: a float32 sum drifts away from it step by step.
-        return F.embedding(rows.clamp(min=0) + self._offsets, self._code_embedding).sum(dim=1)
+        return self._kernels.embed_codes(rows, self._offsets, self._code_embedding)
 
     def forward(self, hidden: Tensor, batch: Batch, cache: Tensor, attention: AttentionBackend) -> Tensor:
         """See `SpeechLM.forward`."""
         attend = Attend(attention, cache, self._rotary, batch)
+        normed = self._kernels.rms_norm(hidden, self._norm, self._norm_eps)
         for layer, block in enumerate(self._blocks):
-            hidden = block(hidden, attend, layer)
-        return F.rms_norm(hidden, (self._hidden_size,), self._norm, self._norm_eps)
+            hidden, normed = block(hidden, normed, attend, layer)
+        return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `SpeechLM.logits`."""
@@ -75,22 +83,26 @@ class HiggsLM:
         return scores.view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
 
 
-def _block(config: V3Config, load: Read, layer: int) -> DecoderBlock:
+def _norm_name(layer: int, config: V3Config) -> str:
+    """The norm before a layer; behind the last one it is the head's."""
+    if layer == config.num_layers:
+        return "body.norm.weight"
+    return f"body.layers.{layer}.input_layernorm.weight"
+
+
+def _block(config: V3Config, load: Read, layer: int, kernels: Kernels) -> DecoderBlock:
     def part(name: str) -> Tensor:
         return load(f"body.layers.{layer}.{name}.weight")
 
     query_norm = part("self_attn.q_norm").expand(config.num_heads, -1)
     key_norm = part("self_attn.k_norm").expand(config.num_kv_heads, -1)
     weights = BlockWeights(
-        input_norm=part("input_layernorm"),
-        qkv=Linear(fuse(*(part(f"self_attn.{name}_proj") for name in "qkv"))),
+        qkv=kernels.linear(fuse(*(part(f"self_attn.{name}_proj") for name in "qkv"))),
         qk_norm=fuse(query_norm, key_norm),
-        output=Linear(part("self_attn.o_proj")),
+        output=kernels.linear(part("self_attn.o_proj")),
         post_norm=part("post_attention_layernorm"),
-        gate_up=Linear(fuse(part("mlp.gate_proj"), part("mlp.up_proj"))),
-        down=Linear(part("mlp.down_proj")),
+        gate_up=kernels.linear(fuse(part("mlp.gate_proj"), part("mlp.up_proj"))),
+        down=kernels.linear(part("mlp.down_proj")),
+        next_norm=load(_norm_name(layer + 1, config)),
     )
-    shape = BlockShape(
-        config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim, config.norm_eps
-    )
-    return DecoderBlock(shape, weights)
+    return DecoderBlock(weights, config.norm_eps, kernels)

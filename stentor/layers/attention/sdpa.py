@@ -1,12 +1,9 @@
-"""Attention over the paged cache: one signature for all backends, PyTorch's own kernels as the reference."""
-
-from typing import Protocol
+"""Attention with PyTorch's own kernels: the reference for all others, and the CPU's."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stentor.errors import ConfigError
 from stentor.layers.context import Batch, DecodeBatch, PrefillSpan
 
 # MKL sums over the keys in one order, however many masked ones follow, for up to this many queries.
@@ -14,23 +11,6 @@ _MOST_DECODE_QUERIES = 3
 # Queries are taken in tiles of this many positions that start at its multiples, so that the shape in which a
 # position is computed is given by the position, not by the length of the prompt or of its cached prefix.
 _PREFILL_TILE = 64
-
-
-class AttentionBackend(Protocol):
-    """Writes new keys and values into one layer's blocks and attends over all of each sequence's."""
-
-    def __call__(self, q: Tensor, kv: Tensor, cache: Tensor, batch: Batch) -> Tensor:
-        """Causal grouped-query attention.
-
-        Args:
-            q: [num_tokens, num_heads, head_dim], after norm and rotation.
-            kv: [num_tokens, 2 * num_kv_heads, head_dim], keys first, then values.
-            cache: one layer, [num_blocks, block_size, 2 * num_kv_heads, head_dim].
-            batch: whose positions these are.
-
-        Returns:
-            [num_tokens, num_heads * head_dim].
-        """
 
 
 class SdpaBackend:
@@ -41,11 +21,14 @@ class SdpaBackend:
     the shapes it is called with, so the shapes here are ones that leave it alone (see the constants).
     """
 
-    def __call__(self, q: Tensor, kv: Tensor, cache: Tensor, batch: Batch) -> Tensor:
-        cache.view(-1, *cache.shape[2:]).index_copy_(0, batch.slots, kv)
+    def __call__(self, q: Tensor, cache: Tensor, batch: Batch) -> Tensor:
+        """See `AttentionBackend`."""
         if isinstance(batch, DecodeBatch):
             return self._decode(q, cache, batch)
-        attended = [self._prefill(q[span.start : span.end], cache, span) for span in batch.spans]
+        attended = [
+            self._prefill(q[span.start : span.end], cache, span, table)
+            for span, table in zip(batch.spans, batch.block_tables, strict=False)
+        ]
         # Rows behind the last span pad the batch; whatever is finite does for them.
         padding = torch.zeros_like(q[batch.spans[-1].end :]).flatten(1)
         return torch.cat((*attended, padding))
@@ -54,7 +37,7 @@ class SdpaBackend:
         batch_size, num_blocks = batch.block_tables.shape
         length = num_blocks * cache.shape[1]
         gathered = cache.index_select(0, batch.block_tables.flatten())
-        gathered = gathered.view(batch_size, length, *cache.shape[2:])
+        gathered = gathered.view(batch_size, length, *cache.shape[2:]).to(q.dtype)
         k, v = gathered.transpose(1, 2).chunk(2, dim=1)
         mask = torch.arange(length, device=q.device) <= batch.positions[:, None]
         # The heads of one group share their keys: as extra query positions they need no repeated keys.
@@ -65,10 +48,11 @@ class SdpaBackend:
         ]
         return torch.cat(attended, dim=2).view(batch_size, -1)
 
-    def _prefill(self, q: Tensor, cache: Tensor, span: PrefillSpan) -> Tensor:
+    def _prefill(self, q: Tensor, cache: Tensor, span: PrefillSpan, table: Tensor) -> Tensor:
         first, end = span.context - len(q), -(-span.context // _PREFILL_TILE) * _PREFILL_TILE
         start = first - first % _PREFILL_TILE
-        context = cache.index_select(0, span.blocks).flatten(0, 1)[: span.context]
+        blocks = table[: -(-span.context // cache.shape[1])]
+        context = cache.index_select(0, blocks).flatten(0, 1)[: span.context].to(q.dtype)
         context = F.pad(context, (0, 0, 0, 0, 0, end - span.context))
         k, v = context.transpose(0, 1).chunk(2, dim=0)
         queries = F.pad(q, (0, 0, 0, 0, first - start, end - span.context)).transpose(0, 1)
@@ -87,19 +71,3 @@ class SdpaBackend:
             q[None], k[None, :, :end], v[None, :, :end], attn_mask=mask, enable_gqa=True
         )
         return attended[0].transpose(0, 1).flatten(1)
-
-
-BACKENDS: dict[str, type[AttentionBackend]] = {"sdpa": SdpaBackend}
-
-
-def choose_backend(name: str) -> AttentionBackend:
-    """The backend of that name; 'auto' takes the best that works here.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name == "auto":
-        name = "sdpa"
-    if name not in BACKENDS:
-        raise ConfigError(f"unknown attention backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
-    return BACKENDS[name]()

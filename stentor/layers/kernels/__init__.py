@@ -1,0 +1,50 @@
+"""The small operations around the products of a model, and who does them on this machine."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from stentor.layers.context import Place
+from stentor.layers.kernels.eager import EagerKernels
+from stentor.layers.linear import Product
+from stentor.layers.rotary import Turn
+
+__all__ = ["EagerKernels", "Kernels"]
+
+
+class Kernels(Protocol):
+    """What a model asks for by name, so that a machine may do each in one kernel.
+
+    A model is handed one of these when it is built; `EagerKernels` is the reference.
+    """
+
+    def linear(self, weight: Tensor) -> Product:
+        """The product with `weight` [out_features, in_features]."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x [num_tokens, size] / sqrt(mean(x^2) + eps) * weight [size] (arXiv:1910.07467)."""
+
+    def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """`x + delta`, and the RMSNorm of that."""
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """SwiGLU: silu of the first half of [num_tokens, 2 * size] times the second (arXiv:2002.05202)."""
+
+    def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
+        """Norm and rotate queries and keys, and put keys and values into the cache.
+
+        Args:
+            qkv: [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys, values; it is used up.
+            norm: [num_heads + num_kv_heads, head_dim], the weight of each head's RMSNorm.
+            eps: of the RMSNorm.
+            turn: the rotation of each token.
+            place: where each token's keys and values go.
+
+        Returns:
+            The queries, [num_tokens, num_heads, head_dim].
+        """
+
+    def embed_codes(self, rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
+        """The sum of a row's codes in `table` [num_entries, size]: those at `rows` [num_rows, num_codebooks],
+        negative ones taken as 0, plus `offsets` [num_codebooks]; [num_rows, size].
+        """

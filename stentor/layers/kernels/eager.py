@@ -1,0 +1,46 @@
+"""The reference of every kernel, in PyTorch's own operations: runs anywhere, and is the CPU's."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from stentor.layers.context import Place
+from stentor.layers.linear import Linear, Product
+from stentor.layers.rotary import Turn, rotate
+
+
+class EagerKernels:
+    """Implements `Kernels`, an operation after the other."""
+
+    def linear(self, weight: Tensor) -> Product:
+        """See `Kernels.linear`."""
+        return Linear(weight)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `Kernels.rms_norm`."""
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+    def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """See `Kernels.add_rms_norm`."""
+        x = x + delta
+        return x, F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        """See `Kernels.silu_mul`."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
+        """See `Kernels.place_heads`."""
+        num_heads = 2 * len(norm) - qkv.shape[1]
+        qk, kv = qkv[:, : len(norm)], qkv[:, num_heads:]
+        normed = F.rms_norm(qk, (qkv.shape[-1],), None, eps)
+        # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
+        qk.copy_(rotate(normed.mul_(norm), *turn))
+        cache = place.cache
+        cache.view(-1, *cache.shape[2:]).index_copy_(0, place.slots, kv.to(cache.dtype))
+        return qkv[:, :num_heads]
+
+    def embed_codes(self, rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
+        """See `Kernels.embed_codes`."""
+        # The sum stays in the model's dtype, as in training: a float32 sum drifts away from it step by step.
+        return F.embedding(rows.clamp(min=0) + offsets, table).sum(dim=1)

@@ -1,0 +1,50 @@
+"""The reference kernels say what their formulas say, and touch nothing else."""
+
+import torch
+
+from stentor.layers.context import Place
+from stentor.layers.kernels import EagerKernels
+from stentor.layers.rotary import RotaryTable, rotate
+
+KERNELS = EagerKernels()
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_norm_is_its_formula_and_comes_after_the_sum() -> None:
+    x, delta, weight = randn(5, 48), randn(5, 48, seed=1), randn(48, seed=2)
+    total, normed = KERNELS.add_rms_norm(x, delta, weight, 1e-2)
+    assert torch.equal(total, x + delta)
+    expected = total / (total.square().mean(-1, keepdim=True) + 1e-2).sqrt() * weight
+    torch.testing.assert_close(normed, expected)
+    torch.testing.assert_close(KERNELS.rms_norm(total, weight, 1e-2), expected)
+
+
+def test_the_first_half_gates_the_second() -> None:
+    gate_up = randn(3, 20)
+    gate, up = gate_up[:, :10], gate_up[:, 10:]
+    torch.testing.assert_close(KERNELS.silu_mul(gate_up), gate * gate.sigmoid() * up)
+
+
+def test_a_row_of_codes_is_the_sum_of_its_entries() -> None:
+    table, rows = randn(24, 6), torch.tensor([[0, 7, 3], [-1, 2, -1]])
+    embedded = KERNELS.embed_codes(rows, torch.tensor([0, 8, 16]), table)
+    torch.testing.assert_close(embedded[0], table[0] + table[15] + table[19])
+    torch.testing.assert_close(embedded[1], table[0] + table[10] + table[16])
+
+
+def test_heads_are_normed_rotated_and_put_into_their_slots_only() -> None:
+    heads, kv_heads, dim = 4, 2, 12
+    qkv, norm = randn(3, heads + 2 * kv_heads, dim), randn(heads + kv_heads, dim, seed=1)
+    turn = RotaryTable(dim, 50, 1e4, torch.float64, torch.device("cpu")).at(torch.tensor([4, 40, 5]))
+    cache, slots = randn(4, 5, 2 * kv_heads, dim, seed=2), torch.tensor([7, 19, 3])
+    before, given = cache.clone().flatten(0, 1), qkv.clone()
+    q = KERNELS.place_heads(qkv, norm, 1e-2, turn, Place(cache, slots))
+    qk = given[:, : heads + kv_heads]
+    normed = qk / (qk.square().mean(-1, keepdim=True) + 1e-2).sqrt() * norm
+    turned = rotate(normed, *turn)
+    torch.testing.assert_close(q, turned[:, :heads])
+    before[slots] = torch.cat((turned[:, heads:], given[:, heads + kv_heads :]), dim=1)
+    torch.testing.assert_close(cache.flatten(0, 1), before)
