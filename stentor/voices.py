@@ -1,5 +1,6 @@
 """Knows the named voices of a checkpoint: `default`, and what its `voices/` folder holds."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ class VoiceStore:
     """The voices of one checkpoint.
 
     A voice is a file `voices/NAME.npy` (its reference's codes, integers [num_frames, num_codebooks], before
-    the delay pattern) and beside it `voices/NAME.txt` (what the recording says, UTF-8).
+    the delay pattern) and beside it `voices/NAME.txt` (what the recording says, UTF-8). `voices/aliases.json`
+    gives further names to them ({"alloy": "NAME", ...}); `default` names the model's own voice.
     """
 
     def __init__(self, checkpoint: str | Path) -> None:
@@ -28,6 +30,7 @@ class VoiceStore:
         self._voices: dict[str, Reference | None] = {DEFAULT: None}
         for path in sorted((Path(checkpoint) / "voices").glob("*.npy")):
             self._voices[path.stem] = _read(path)
+        self._aliases = _read_aliases(Path(checkpoint) / "voices" / "aliases.json", self._voices)
 
     def names(self) -> tuple[str, ...]:
         """All voices: `default` first, then the others by name."""
@@ -39,6 +42,7 @@ class VoiceStore:
         Raises:
             NotFoundError: there is no such voice; the message names those there are.
         """
+        name = self._aliases.get(name, name)
         if name in self._voices:
             return self._voices[name]
         if name in OPENAI_VOICES:
@@ -48,6 +52,20 @@ class VoiceStore:
             param="voice",
             code="voice_not_found",
         )
+
+
+def _read_aliases(path: Path, voices: dict[str, Reference | None]) -> dict[str, str]:
+    """Other names of the voices; a voice's own name always means itself."""
+    if not path.exists():
+        return {}
+    try:
+        aliases = json.loads(path.read_text(encoding="utf-8"))
+        broken = [name for name, voice in aliases.items() if voice not in voices]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"the names in {path} cannot be read: {error}") from None
+    if broken:
+        raise CheckpointError(f"{path} gives the name {broken[0]!r} to a voice that is not there")
+    return {name: voice for name, voice in aliases.items() if name not in voices}
 
 
 def _read(path: Path) -> Reference:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -72,4 +73,21 @@ def test_a_damaged_voice_is_named(checkpoint: Path, codes: np.ndarray) -> None:
 def test_a_voice_without_its_text_is_named(checkpoint: Path) -> None:
     (checkpoint / "voices" / "carl.txt").unlink()
     with pytest.raises(CheckpointError, match=r"carl\.npy.*carl\.txt"):
+        VoiceStore(checkpoint)
+
+
+def test_aliases_are_further_names_of_voices_but_never_hide_one(checkpoint: Path) -> None:
+    aliases = {"alloy": "rosa", "echo": "default", "carl": "rosa"}
+    (checkpoint / "voices" / "aliases.json").write_text(json.dumps(aliases))
+    store = VoiceStore(checkpoint)
+    assert store.get("alloy") is store.get("rosa")
+    assert store.get("echo") is None
+    assert store.get("carl") is not store.get("rosa")
+    assert store.names() == ("default", "carl", "rosa")
+
+
+@pytest.mark.parametrize("content", ['{"alloy": "nobody"}', '{"alloy": ["rosa"]}', "[1]", "{"])
+def test_damaged_aliases_are_an_error_at_start(checkpoint: Path, content: str) -> None:
+    (checkpoint / "voices" / "aliases.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"aliases\.json"):
         VoiceStore(checkpoint)
