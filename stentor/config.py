@@ -114,11 +114,53 @@ class ServerConfig:
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     served_model_name: str = setting("", "Name of the model in the API; empty takes the checkpoint's.")
     max_input_chars: int = setting(4096, "Longest input text, in characters.", minimum=1)
+    read_timeout_s: float = setting(
+        30.0, "Seconds that a client may pause within the body of its request.", minimum=0.1
+    )
     write_timeout_s: float = setting(60.0, "Seconds that a client may leave its stream unread.", minimum=0.1)
     shutdown_timeout_s: float = setting(
-        10.0, "Seconds that running requests get to finish after SIGTERM or Ctrl-C.", minimum=0
+        10.0,
+        "Seconds that running requests get to finish after SIGTERM or Ctrl-C; a second one ends them.",
+        minimum=0,
+    )
+    drain_delay_s: float = setting(
+        0.0,
+        "Seconds of not being ready, still listening, before a drained server may end: for load balancers.",
+        minimum=0,
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "How much is logged to stderr.")
+    log_format: Literal["text", "json"] = setting("text", "Log lines for people, or one JSON object each.")
+
+
+@dataclass(frozen=True)
+class AccessConfig:
+    """Who may use the server, how much of it, and from which web pages."""
+
+    api_keys: str = setting(
+        "",
+        "API keys, separated by commas, each KEY or NAME:KEY. Others on the machine see flags: prefer the "
+        "variable, or a file.",
+    )
+    api_keys_file: str = setting(
+        "", "TOML file of API keys, with names and limits; read again when it has changed."
+    )
+    open_routes: str = setting(
+        "metrics",
+        "What needs no key, of 'metrics' and 'voices' (their list), separated by commas. The page and the "
+        "checks never need one.",
+    )
+    key_concurrent_requests: int = setting(
+        0, "Speech requests under way with one key, at most; 0 is no limit.", minimum=0
+    )
+    key_requests_per_minute: int = setting(
+        0, "Speech requests a minute with one key, at most; 0 is no limit.", minimum=0
+    )
+    key_characters_per_minute: int = setting(
+        0, "Characters of text a minute with one key, at most; 0 is no limit.", minimum=0
+    )
+    cors_origins: str = setting(
+        "", "Origins of web pages that may call the API, separated by commas; '*' allows all."
+    )
 
 
 @dataclass(frozen=True)
@@ -131,6 +173,7 @@ class Config:
     reference: ReferenceConfig = ReferenceConfig()
     pipeline: PipelineConfig = PipelineConfig()
     server: ServerConfig = ServerConfig()
+    access: AccessConfig = AccessConfig()
 
 
 @dataclass(frozen=True)

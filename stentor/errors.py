@@ -7,7 +7,9 @@
     │   ├── NotFoundError      it names a voice, a model or a file that does not exist
     │   ├── ForbiddenError     it points to a file or an address that this server may not read
     │   └── TooLargeError      it is longer than the configured limit
+    ├── AuthenticationError    no API key, or one that is not known
     ├── OverloadedError        every place in the queue is taken; try again later
+    │   └── RateLimitedError   this caller has had its share; try again later
     ├── AbortedError           the caller went away or asked to stop
     └── InternalError          our own fault: a worker died or a stage failed
 
@@ -51,12 +53,23 @@ class TooLargeError(RequestError):
     """The request is longer than the configured limit."""
 
 
+class AuthenticationError(StentorError):
+    """No API key, or one that is not known."""
+
+
 class OverloadedError(StentorError):
     """Every place in the queue is taken; `retry_after_s` is a fair time to wait."""
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
-        super().__init__(message, code="overloaded")
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, code: str = "overloaded") -> None:
+        super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+
+class RateLimitedError(OverloadedError):
+    """This caller has had its share; `retry_after_s` says when there is more."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, code="rate_limit_exceeded")
 
 
 class AbortedError(StentorError):
@@ -65,6 +78,13 @@ class AbortedError(StentorError):
 
 class InternalError(StentorError):
     """Our own fault: a worker died or a stage failed."""
+
+
+def summary(error: BaseException) -> str:
+    """What a log may say of an error: a message to the caller may quote what they wrote, so not that one."""
+    if isinstance(error, RequestError):
+        return " ".join(filter(None, (type(error).__name__, error.param, error.code)))
+    return str(error)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -85,6 +105,7 @@ _KINDS: dict[str, type[StentorError]] = {
         NotFoundError,
         ForbiddenError,
         TooLargeError,
+        AuthenticationError,
         AbortedError,
         InternalError,
     )
@@ -100,7 +121,8 @@ def to_failure(error: BaseException) -> Failure:
 
 def from_failure(failure: Failure) -> StentorError:
     """Rebuild the exception that `to_failure` described."""
-    if failure.kind == OverloadedError.__name__:
-        return OverloadedError(failure.message)
+    for overload in (OverloadedError, RateLimitedError):
+        if failure.kind == overload.__name__:
+            return overload(failure.message)
     kind = _KINDS.get(failure.kind, InternalError)
     return kind(failure.message, param=failure.param, code=failure.code)

@@ -16,6 +16,7 @@ from stentor.errors import (
     RequestError,
     StentorError,
     from_failure,
+    summary,
     to_failure,
 )
 
@@ -24,7 +25,11 @@ KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issu
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_an_error_survives_the_wire(kind: type[StentorError]) -> None:
-    error = kind("mend it so") if kind is OverloadedError else kind("mend it so", param="voice", code="gone")
+    error = (
+        kind("mend it so")
+        if issubclass(kind, OverloadedError)
+        else kind("mend it so", param="voice", code="gone")
+    )
     wire = msgspec.msgpack.decode(msgspec.msgpack.encode(to_failure(error)), type=Failure)
     back = from_failure(wire)
     expected = InternalError if kind is StentorError else kind
@@ -42,6 +47,14 @@ def test_a_foreign_exception_becomes_an_internal_error_that_names_it() -> None:
 
 def test_an_unknown_kind_becomes_an_internal_error() -> None:
     assert type(from_failure(Failure("FutureError", "?"))) is InternalError
+
+
+def test_a_log_does_not_quote_the_caller() -> None:
+    secret = "my diary"
+    assert (
+        summary(RequestError(f"no such tag: {secret}", param="input", code="tag")) == "RequestError input tag"
+    )
+    assert summary(InternalError("a worker died")) == "a worker died"
 
 
 def test_what_the_caller_can_mend_is_a_request_error() -> None:

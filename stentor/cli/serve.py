@@ -3,12 +3,12 @@
 import logging
 import signal
 import socket
-import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from stentor import logs
 from stentor.cli.options import choose_model, with_settings
 from stentor.config import Config, ServerConfig, override
 from stentor.errors import ConfigError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stentor.request import ModelInfo
 
 
-@with_settings("model", "engine", "vocoder", "reference", "pipeline", "server")
+@with_settings("model", "engine", "vocoder", "reference", "pipeline", "server", "access")
 def serve(
     config: Config,
     model: Annotated[
@@ -30,18 +30,18 @@ def serve(
 ) -> None:
     """Serve a model over HTTP, as OpenAI's audio API."""
     config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
-    logging.basicConfig(
-        level=config.server.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.setup(config.server.log_level.upper(), config.server.log_format)
     listener = take_port(config.server)
     signal.signal(signal.SIGTERM, _interrupt)
+    status = 0
     try:
         with listener:
-            _load_and_answer(config, listener)
+            status = _load_and_answer(config, listener)
     except KeyboardInterrupt:
-        logging.getLogger(__name__).info("stopped")
+        pass  # Told to end before there was anything to finish.
+    logging.getLogger(__name__).info("stopped with status %d", status)
+    if status:
+        raise typer.Exit(status)
 
 
 def take_port(config: ServerConfig) -> socket.socket:
@@ -74,44 +74,36 @@ def take_port(config: ServerConfig) -> socket.socket:
     return listener
 
 
-def _load_and_answer(config: Config, listener: socket.socket) -> None:
+def _load_and_answer(config: Config, listener: socket.socket) -> int:
     from stentor.tts import build_pipeline
 
     info, pipeline = build_pipeline(config)
     try:
         pipeline.start()
-        _answer(config, info, pipeline, listener)
+        return _answer(config, info, pipeline, listener)
     finally:
         pipeline.close()
 
 
-def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: socket.socket) -> None:
+def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: socket.socket) -> int:
+    """Serve until told to end; the exit status."""
     import uvicorn
 
-    from stentor.server.app import create_app
+    from stentor.server.app import create_app, max_body_bytes
+    from stentor.server.lifetime import Server
     from stentor.voices import VoiceStore
 
     host, port = listener.getsockname()[:2]
-
-    class Server(uvicorn.Server):
-        """Says on stdout when it is ready, so that a script can wait for the line and read the address."""
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if not self.should_exit:
-                print(f"Stentor serves {info.name} on http://{_in_url(host)}:{port}", flush=True)
-
-    # Its start and stop are told in our own words, and each speech request by the server.
+    # Its start and stop are told in our own words, and each request by the server.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = create_app(pipeline, info, VoiceStore(info.checkpoint), config)
     settings = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=round(config.server.shutdown_timeout_s),
-        server_header=False,
+        app, log_config=None, access_log=False, server_header=False, ws_max_size=max_body_bytes(config)
     )
-    Server(settings).run(sockets=[listener])
+    hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
+    server = Server(settings, app.state.admission, config.server, hello)
+    server.run(sockets=[listener])
+    return server.status
 
 
 def _in_url(host: str) -> str:

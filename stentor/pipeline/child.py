@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import msgspec
 
+from stentor import logs
 from stentor.errors import Failure, to_failure
 from stentor.pipeline.crew import Crew
 from stentor.pipeline.links import Doorbell, Receiver, Sender
@@ -52,6 +53,7 @@ class Assignment:
     credits: int
     parent_pid: int
     log_level: int
+    log_format: str
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -85,8 +87,7 @@ def main(descriptor: int) -> NoReturn:
     try:
         assignment = pickle.loads(connection.recv_bytes())
         assert isinstance(assignment, Assignment)
-        form = f"%(asctime)s %(levelname)s {assignment.group}: %(message)s"
-        logging.basicConfig(stream=sys.stderr, level=assignment.log_level, format=form)
+        logs.setup(assignment.log_level, assignment.log_format, assignment.group)
         code = _serve(connection, assignment)
     except (EOFError, ConnectionError):
         log.warning("the parent process is gone")

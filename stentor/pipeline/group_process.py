@@ -9,6 +9,7 @@ import subprocess
 import sys
 from multiprocessing.connection import Connection
 
+from stentor import logs
 from stentor.config import PipelineConfig
 from stentor.errors import Failure, InternalError, to_failure
 from stentor.pipeline.child import STOP, Assignment, Crashed, Gauges, Ready, decode_report
@@ -69,6 +70,7 @@ class GroupProcess:
             credits=self._exchange.credits,
             parent_pid=os.getpid(),
             log_level=logging.getLogger().getEffectiveLevel(),
+            log_format=logs.current_format(),
         )
         with contextlib.suppress(OSError):  # It has ended already; `watch` will find out.
             self._connection.send_bytes(pickle.dumps(assignment))

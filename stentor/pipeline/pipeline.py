@@ -115,6 +115,10 @@ class Pipeline:
         """Is every worker up, so that a request is served at once."""
         return self._end is None and self._launch is not None and self._launch.ready
 
+    def alive(self) -> bool:
+        """Does it serve, if not now then as soon as a worker is up again; False before and after that."""
+        return self._end is None
+
     def stats(self) -> dict[str, Any]:
         """What `/metrics` and the curious want to know.
 

@@ -48,6 +48,11 @@ class AudioStream:
         if not self._released:
             self._dismiss()
 
+    @property
+    def released(self) -> bool:
+        """Has the request given its place back."""
+        return self._released
+
     def __iter__(self) -> Self:
         return self
 

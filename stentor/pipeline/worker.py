@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stentor.errors import Failure, InternalError, to_failure
+from stentor.errors import Failure, InternalError, summary, to_failure
 from stentor.pipeline.links import Doorbell, Item, Receiver, Sender
 from stentor.stages.base import Abort, Payload, Stage, StageSpec
 
@@ -119,7 +119,7 @@ class Worker:
         try:
             stage.add(payload)
         except Exception as error:
-            log.info("stage %s refuses request %s: %s", self.name, payload.request_id, error)
+            log.info("stage %s refuses request %s: %s", self.name, payload.request_id, summary(error))
             self._fail(stage, payload.request_id, to_failure(error))
 
     def _step(self, stage: Stage) -> bool:

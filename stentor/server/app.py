@@ -1,20 +1,21 @@
 """Knows how the HTTP front door is put together around a pipeline that somebody else runs."""
 
 import os
-import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, HTTPException, Request
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from stentor.config import Config
 from stentor.metrics import Metrics
 from stentor.request import ModelInfo
 from stentor.server import errors, health, page, speech, voices
+from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
+from stentor.server.admission import Admission
+from stentor.server.keys import Keyring
 from stentor.server.protocol import FIELDS, Reader
 from stentor.voices import VoiceStore
 
@@ -23,11 +24,31 @@ if TYPE_CHECKING:
 
 # Beside a reference in base64: text, codes and the JSON around them.
 _BODY_MARGIN_BYTES = 2**20
+# What a browser may read of an answer, beside the usual.
+_EXPOSED_HEADERS = (
+    "X-Request-Id",
+    "X-Sample-Rate",
+    "X-Seed",
+    "X-Finish-Reason",
+    "X-Prompt-Tokens",
+    "X-Completion-Tokens",
+    "X-Stentor-Warning",
+    "Retry-After",
+)
+
+
+def max_body_bytes(config: Config) -> int:
+    """The largest body of a request, and message of a WebSocket: the largest reference, in base64."""
+    return config.reference.max_bytes * 4 // 3 + _BODY_MARGIN_BYTES
 
 
 def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config: Config) -> FastAPI:
-    """The HTTP API of one served model; `pipeline` is started and closed by the caller."""
+    """The HTTP API of one served model; `pipeline` is started and closed by the caller.
+
+    `app.state.admission` is the door to the pipeline that every route goes through.
+    """
     metrics = Metrics(pipeline.stats)
+    admission = Admission(pipeline)
     reader = Reader(info, store, config)
     encoders = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="encode")
 
@@ -44,61 +65,30 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, max_bytes=config.reference.max_bytes * 4 // 3 + _BODY_MARGIN_BYTES)
-    app.add_middleware(RequestId, metrics=metrics)
+    app.state.admission = admission
+    _add_layers(app, metrics, config)
     errors.install(app, FIELDS)
     service = speech.Service(
-        pipeline, reader, metrics, encoders, info.sample_rate_hz, config.server.write_timeout_s
+        admission, reader, metrics, encoders, info.sample_rate_hz, config.server.write_timeout_s
     )
     app.include_router(speech.router(service))
     app.include_router(voices.router(store))
-    app.include_router(health.router(pipeline, info, reader, metrics))
+    app.include_router(health.router(admission, info, reader, metrics))
     app.include_router(page.router())
     return app
 
 
-class BodyLimit:
-    """Refuses a body of more than `max_bytes`, before it comes if its length is announced."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        announced = Headers(scope=scope).get("Content-Length", "") if scope["type"] == "http" else ""
-        if announced.isdecimal() and float(announced) > self._max_bytes:
-            refusal = errors.http_error_response(Request(scope), HTTPException(413))
-            return await refusal(scope, receive, send)
-        received = 0
-
-        async def count() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise HTTPException(413)
-            return message
-
-        return await self._app(scope, count, send)
-
-
-class RequestId:
-    """Gives each request an id (`request.state.request_id`, `X-Request-Id`), and counts the answers."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-
-        async def tell(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
-                self._metrics.responses.labels(str(message["status"])).inc()
-            await send(message)
-
-        return await self._app(scope, receive, tell)
+def _add_layers(app: FastAPI, metrics: Metrics, config: Config) -> None:
+    """What every request passes before its route; the last one added is the first one passed."""
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes(config), pause_s=config.server.read_timeout_s)
+    access, origins = config.access, split(config.access.cors_origins)
+    app.add_middleware(Gate, keyring=Keyring(access), open=open_paths(access), origins=origins)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED_HEADERS,
+        )
+    app.add_middleware(Entrance, metrics=metrics)

@@ -15,9 +15,11 @@ from starlette.responses import Response
 
 from stentor.errors import (
     AbortedError,
+    AuthenticationError,
     ForbiddenError,
     NotFoundError,
     OverloadedError,
+    RateLimitedError,
     RequestError,
     StentorError,
     TooLargeError,
@@ -30,6 +32,8 @@ _STATUS: list[tuple[type[StentorError], int]] = [
     (ForbiddenError, 403),
     (TooLargeError, 413),
     (RequestError, 400),
+    (AuthenticationError, 401),
+    (RateLimitedError, 429),
     (OverloadedError, 503),
     # Whoever still reads this did not abort it: the server is going down.
     (AbortedError, 503),
@@ -47,7 +51,11 @@ def status_of(error: StentorError) -> int:
 
 def error_object(error: StentorError) -> dict[str, Any]:
     """OpenAI's error object, `{"error": {message, type, param, code}}`."""
-    kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
+    kind = "server_error"
+    if isinstance(error, RequestError | AuthenticationError):
+        kind = "invalid_request_error"
+    elif isinstance(error, RateLimitedError):
+        kind = "rate_limit_error"
     return _object(error.message, kind, error.param, error.code)
 
 
@@ -56,6 +64,8 @@ def error_response(error: StentorError) -> Response:
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, AuthenticationError):
+        headers["WWW-Authenticate"] = "Bearer"
     return _respond(status_of(error), error_object(error), headers)
 
 
@@ -118,12 +128,14 @@ def http_error_response(request: Request, error: HTTPException) -> Response:
     message = {
         404: f"{path} does not exist; GET /openapi.json lists what does",
         405: f"{path} is not allowed; use another method",
+        408: "the body did not come in time: send it without a pause",
         413: "the body is too large: send a shorter reference, or its URL",
         400: "the body cannot be read as JSON",
     }.get(error.status_code, str(error.detail))
     kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
     # The rest of a body that nobody wants is not waited for.
-    closing = {"Connection": "close"} if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else {}
+    unread = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT)
+    closing = {"Connection": "close"} if error.status_code in unread else {}
     return _respond(
         error.status_code, _object(message, kind, None, None), {**(error.headers or {}), **closing}
     )

@@ -1,29 +1,33 @@
 """Knows what the server says about itself: whether it is ready, which model it serves, and its figures."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stentor.metrics import CONTENT_TYPE, Metrics
 from stentor.request import ModelInfo
+from stentor.server.admission import Admission
 from stentor.server.protocol import Reader
 
-if TYPE_CHECKING:
-    from stentor.pipeline.pipeline import Pipeline
 
-
-def router(pipeline: "Pipeline", info: ModelInfo, reader: Reader, metrics: Metrics) -> APIRouter:
+def router(admission: Admission, info: ModelInfo, reader: Reader, metrics: Metrics) -> APIRouter:
     """The routes of health, models and metrics."""
     routes = APIRouter()
     model = _describe(info, reader.served_name)
 
-    @routes.get("/health", summary="200 if a request would be served now, 503 if not.")
+    # The bare word is what other servers say, and some clients look for.
+    @routes.get("/health", response_class=Response, summary="200 while the server lives, 503 beyond repair.")
     async def health() -> Response:
-        if pipeline.ready():
+        return PlainTextResponse("OK") if admission.alive() else PlainTextResponse("BROKEN", 503)
+
+    @routes.get("/ready", summary="200 if a request would be served now; 503 if not, or while draining.")
+    async def ready() -> Response:
+        if admission.ready():
             return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not ready"}, 503, {"Retry-After": "1"})
+        status = "draining" if admission.draining else "not ready"
+        return JSONResponse({"status": status}, 503, {"Retry-After": "1"})
 
     @routes.get("/metrics", response_class=Response, summary="Figures in Prometheus's text format.")
     async def figures() -> Response:

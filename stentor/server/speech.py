@@ -17,15 +17,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stentor.audio.formats import content_type, encode_file
-from stentor.errors import InternalError, OverloadedError, RequestError, StentorError
+from stentor.errors import InternalError, OverloadedError, RequestError, StentorError, summary
 from stentor.metrics import Metrics, RequestMeter
 from stentor.request import Audio
+from stentor.server.admission import Admission
 from stentor.server.delivery import Form, make_form
 from stentor.server.errors import BROKEN, error_response
 from stentor.server.protocol import Delivery, Order, Reader, SpeechBody
 
 if TYPE_CHECKING:
-    from stentor.pipeline.pipeline import Pipeline
     from stentor.pipeline.stream import AudioStream
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 class Service:
     """What answers need: where requests go, how bodies are read, where figures go, and who encodes."""
 
-    pipeline: "Pipeline"
+    pipeline: Admission
     reader: Reader
     metrics: Metrics
     encoders: Executor
@@ -114,7 +114,7 @@ class Answer(Response):
             failure = InternalError(BROKEN)
         refused = isinstance(failure, RequestError)
         level = logging.INFO if refused else logging.ERROR
-        log.log(level, "request %s: %s", self._order.request.request_id, failure.message)
+        log.log(level, "request %s: %s", self._order.request.request_id, summary(failure))
         with contextlib.suppress(ReaderGoneError):
             await self._fail(failure, scope, receive, send)
         return "refused" if refused else "error"

@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -96,3 +97,25 @@ def test_sigterm_ends_the_server_with_status_0(tmp_path: Path) -> None:
         assert started.stop() == 0
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{started.url}/health", trust_env=False)
+
+
+def test_sigterm_lets_a_stream_of_the_real_thing_end_whole(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    body = {
+        "input": "Hello there.",
+        "seed": 1,
+        "stream": True,
+        "response_format": "pcm",
+        "max_new_tokens": 300,
+    }
+    with LocalServer([str(checkpoint), "--max-context", "1024"]) as started:
+        with httpx2.Client(base_url=started.url, timeout=60, trust_env=False) as client:
+            whole = client.post("/v1/audio/speech", json=body).content
+            with client.stream("POST", "/v1/audio/speech", json=body) as response:
+                chunks = response.iter_raw()
+                heard = next(chunks)
+                with ThreadPoolExecutor() as pool:
+                    status = pool.submit(started.stop, 60)
+                    heard += b"".join(chunks)
+                    assert status.result() == 0
+    assert len(heard) == len(whole) > 0

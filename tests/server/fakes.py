@@ -70,12 +70,17 @@ def say(
 class FakeStream:
     """As the real one: iteration ends, or raises; an abort frees its place at once and ends the iteration."""
 
-    def __init__(self, request_id: str, release: Callable[[str], None]) -> None:
+    def __init__(self, request_id: str, open: set[str]) -> None:
         self.request_id = request_id
         self.aborted = False
-        self._release = release
+        self._is_open = open.__contains__
+        self._release = open.discard
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Audio | Exception] = asyncio.Queue()
+
+    @property
+    def released(self) -> bool:
+        return not self._is_open(self.request_id)
 
     def __aiter__(self) -> Self:
         return self
@@ -106,6 +111,7 @@ class FakePipeline:
         self.max_requests = max_requests
         self.retry_after_s = 2.5
         self.is_ready = True
+        self.is_alive = True
         self.requests: list[SpeechRequest] = []
         self.open: set[str] = set()
         self.aborted_early = 0
@@ -115,7 +121,7 @@ class FakePipeline:
             raise OverloadedError("all places are taken; try again later", retry_after_s=self.retry_after_s)
         self.requests.append(request)
         self.open.add(request.request_id)
-        stream = FakeStream(request.request_id, self.open.discard)
+        stream = FakeStream(request.request_id, self.open)
         threading.Thread(target=self._speak, args=(request, stream), daemon=True).start()
         return stream
 
@@ -136,6 +142,9 @@ class FakePipeline:
     def ready(self) -> bool:
         return self.is_ready
 
+    def alive(self) -> bool:
+        return self.is_alive
+
     def wait_until(self, happened: Callable[[], bool], timeout_s: float = 5.0) -> float:
         """Wait for a change in another thread; gives the seconds that took."""
         started_s = time.monotonic()
@@ -149,5 +158,5 @@ def voices() -> VoiceStore:
     return VoiceStore("/nowhere")
 
 
-def config(**server: Any) -> Config:
-    return override(Config(), {"server": server})
+def config(access: dict[str, Any] | None = None, **server: Any) -> Config:
+    return override(Config(), {"server": server, "access": access or {}})

@@ -5,15 +5,29 @@ from tests.server.conftest import Running
 Serve = Callable[..., Running]
 
 
-def test_health_is_200_when_a_request_would_be_served(serve: Serve) -> None:
-    response = serve().http.get("/health")
+def test_health_is_the_word_ok_while_the_pipeline_is_in_order(serve: Serve) -> None:
+    server = serve()
+    server.pipeline.is_ready = False  # A worker is being started again: no reason to be killed.
+    response = server.http.get("/health")
+    assert (response.status_code, response.text) == (200, "OK")
+    assert response.headers["Content-Type"].startswith("text/plain")
+
+
+def test_health_is_503_when_only_a_new_process_helps(serve: Serve) -> None:
+    server = serve()
+    server.pipeline.is_alive = False
+    assert server.http.get("/health").status_code == 503
+
+
+def test_ready_is_200_when_a_request_would_be_served(serve: Serve) -> None:
+    response = serve().http.get("/ready")
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
 
 
-def test_health_is_503_when_it_would_not(serve: Serve) -> None:
+def test_ready_is_503_when_it_would_not(serve: Serve) -> None:
     server = serve()
     server.pipeline.is_ready = False
-    response = server.http.get("/health")
+    response = server.http.get("/ready")
     assert (response.status_code, response.json()) == (503, {"status": "not ready"})
     assert response.headers["Retry-After"] == "1"
 

@@ -1,0 +1,213 @@
+"""Knows who comes in: gives each connection its id, asks for its key, and writes down how it was answered."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from urllib.parse import parse_qsl
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from stentor import logs
+from stentor.config import AccessConfig
+from stentor.errors import AuthenticationError, ConfigError, ForbiddenError, StentorError
+from stentor.metrics import Metrics
+from stentor.server import errors
+from stentor.server.caller import Caller, current, enter
+from stentor.server.keys import Keyring
+
+# What a load balancer, a browser and a reader of the API need before they have a key.
+_ALWAYS_OPEN = {"/", "/health", "/ready", "/openapi.json"}
+_OPEN_ON_REQUEST = {"metrics": "/metrics", "voices": "/v1/audio/voices"}
+_TRACE_HEADERS = ("traceparent", "tracestate")
+# Of OpenAI's Realtime API, where a browser cannot set a header.
+_KEY_PROTOCOL = "openai-insecure-api-key."
+_KEY_PARAMETERS = ("api_key", "api-key", "xi_api_key", "xi-api-key", "authorization")
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+log = logging.getLogger(__name__)
+
+
+def split(text: str) -> list[str]:
+    """The items of a setting that is a list with commas."""
+    return [item for item in map(str.strip, text.split(",")) if item]
+
+
+class Entrance:
+    """The outermost layer: an id for each request and WebSocket (`X-Request-Id`), a count, a log line."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        request_id = uuid.uuid4().hex
+        headers = Headers(scope=scope)
+        trace = {name: headers[name] for name in _TRACE_HEADERS if name in headers}
+        scope.setdefault("state", {})["request_id"] = request_id
+        logs.REQUEST_ID.set(request_id)
+        caller = Caller(request_id, trace=trace)
+        enter(caller)
+        status = 0
+        began_s = time.monotonic()
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                status = message["status"]
+            if message["type"] == "websocket.accept":
+                status = 101
+            if message["type"] in (
+                "http.response.start",
+                "websocket.http.response.start",
+                "websocket.accept",
+            ):
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                self._metrics.responses.labels(str(status)).inc()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tell)
+        finally:
+            self._note(scope, caller, status, time.monotonic() - began_s)
+
+    def _note(self, scope: Scope, caller: Caller, status: int, seconds: float) -> None:
+        """The line of the access log; checks and scrapes are for debugging only."""
+        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
+        quiet = path in _ALWAYS_OPEN or path in _OPEN_ON_REQUEST.values()
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "%s %s %s in %.3f s%s",
+            method,
+            path,
+            status or "-",
+            seconds,
+            f" for {caller.key.name}" if caller.key.name else "",
+            extra=logs.fields(
+                method=method,
+                path=path,
+                status=status or None,
+                seconds=round(seconds, 4),
+                key=caller.key.name or None,
+            ),
+        )
+
+
+class Gate:
+    """Asks for a key, where there are any, and keeps pages of other sites from acting for their visitors."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring, open: set[str], origins: list[str]) -> None:
+        self._app = app
+        self._keyring = keyring
+        self._origins = origins
+        self._open = _ALWAYS_OPEN | open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        try:
+            self._check(scope)
+        except StentorError as error:
+            return await refuse(error, scope, receive, send)
+        return await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        method = scope.get("method")
+        # Browsers say this of every request; a form or a WebSocket would not ask for leave as CORS does.
+        foreign = headers.get("Sec-Fetch-Site") == "cross-site" and method not in _SAFE_METHODS
+        if foreign and "*" not in self._origins and headers.get("Origin") not in self._origins:
+            raise ForbiddenError("a page of another site may not do this: name its origin in --cors-origins")
+        if not self._keyring.required:
+            return
+        presented = list(presented_keys(scope))
+        owner = self._keyring.owner(presented)
+        if owner is not None:
+            current().key = owner
+        elif not (method in _SAFE_METHODS and scope["path"] in self._open):
+            what = "this API key is not known" if presented else "an API key is missing"
+            message = f'{what}: send a right one as "Authorization: Bearer KEY"'
+            raise AuthenticationError(message, code="invalid_api_key")
+
+
+def open_paths(config: AccessConfig) -> set[str]:
+    """The paths that need no key by configuration. Raises ConfigError for an unknown name."""
+    names = split(config.open_routes)
+    unknown = set(names) - set(_OPEN_ON_REQUEST)
+    if unknown:
+        known = " and ".join(_OPEN_ON_REQUEST)
+        raise ConfigError(f"--open-routes names {min(unknown)!r}, but may only name {known}")
+    return {_OPEN_ON_REQUEST[name] for name in names}
+
+
+def presented_keys(scope: Scope) -> Iterator[bytes]:
+    """Every key that came, in the forms of OpenAI, Azure and ElevenLabs; a WebSocket has more of them."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            yield _bearer(value)
+        elif name in (b"xi-api-key", b"api-key"):
+            yield value
+    if scope["type"] != "websocket":
+        return
+    for protocol in scope.get("subprotocols", ()):
+        if protocol.startswith(_KEY_PROTOCOL):
+            yield protocol.removeprefix(_KEY_PROTOCOL).encode()
+    for name, text in parse_qsl(scope["query_string"].decode("latin-1")):
+        if name in _KEY_PARAMETERS:
+            yield _bearer(text.encode())
+
+
+def _bearer(value: bytes) -> bytes:
+    scheme, _, secret = value.partition(b" ")
+    return secret.strip() if scheme.lower() == b"bearer" else value
+
+
+async def refuse(error: StentorError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error object, to a WebSocket as well, whose handshake then fails with its status."""
+    response = errors.error_response(error)
+    if scope["type"] == "http":
+        return await response(scope, receive, send)
+    return await WebSocket(scope, receive, send).send_denial_response(response)
+
+
+class BodyLimit:
+    """Refuses a body that stalls, or has more than `max_bytes`: before it comes, if its length is announced.
+
+    `pause_s` is how long a client may send nothing in the middle of its body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, pause_s: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._pause_s = pause_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        announced = Headers(scope=scope).get("Content-Length", "")
+        if announced.isdecimal() and float(announced) > self._max_bytes:
+            refusal = errors.http_error_response(Request(scope), HTTPException(413))
+            return await refusal(scope, receive, send)
+        received, complete = 0, False
+
+        async def count() -> Message:
+            nonlocal received, complete
+            # After the body, this waits for the client to leave.
+            try:
+                async with asyncio.timeout(None if complete else self._pause_s):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408) from None
+            complete = complete or not message.get("more_body", False)
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413)
+            return message
+
+        return await self._app(scope, count, send)

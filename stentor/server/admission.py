@@ -1,0 +1,65 @@
+"""Knows whether a request may go to the pipeline: while the server takes any, within its key's share."""
+
+from typing import TYPE_CHECKING, Any
+
+from stentor.errors import OverloadedError
+from stentor.request import SpeechRequest
+from stentor.server.caller import current
+from stentor.server.keys import Key
+from stentor.server.quota import Quota
+
+if TYPE_CHECKING:
+    from stentor.pipeline.pipeline import Pipeline
+    from stentor.pipeline.stream import AudioStream
+
+_DRAINING_RETRY_S = 5.0
+
+
+class Admission:
+    """The one door to the pipeline for every dialect; used on the event loop only."""
+
+    def __init__(self, pipeline: "Pipeline") -> None:
+        self.draining = False
+        self._pipeline = pipeline
+        self._quotas: dict[str, Quota] = {}
+
+    def submit(self, request: SpeechRequest) -> "AudioStream":
+        """As `Pipeline.submit`, on behalf of the present caller.
+
+        Raises:
+            OverloadedError: the server is full, or about to end.
+            RateLimitedError: the caller's key has had its share.
+        """
+        if self.draining:
+            raise OverloadedError(
+                "the server takes no more requests because it is about to stop: try again later",
+                retry_after_s=_DRAINING_RETRY_S,
+            )
+        quota = self._quota(current().key)
+        quota.check()
+        stream = self._pipeline.submit(request)
+        quota.take(len(request.text), stream)
+        return stream
+
+    def ready(self) -> bool:
+        """Would a request be served now."""
+        return not self.draining and self._pipeline.ready()
+
+    def alive(self) -> bool:
+        """Is the pipeline in order, or mending itself."""
+        return self._pipeline.alive()
+
+    def stats(self) -> dict[str, Any]:
+        """As `Pipeline.stats`."""
+        return self._pipeline.stats()
+
+    def num_open(self) -> int:
+        """Requests that hold a place."""
+        return int(self.stats()["requests"]["open"])
+
+    def _quota(self, key: Key) -> Quota:
+        quota = self._quotas.get(key.name)
+        # A key whose limits were changed begins anew.
+        if quota is None or quota.key != key:
+            quota = self._quotas[key.name] = Quota(key)
+        return quota

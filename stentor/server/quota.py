@@ -1,0 +1,90 @@
+"""Knows what one caller may still have: requests and characters a minute, and requests at a time."""
+
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+from stentor.errors import RateLimitedError
+from stentor.server.keys import Key
+
+_MINUTE_S = 60.0
+
+
+class Held(Protocol):
+    """A request under way."""
+
+    @property
+    def released(self) -> bool:
+        """Has it ended."""
+
+
+class Budget:
+    """An allowance that fills up by `per_minute` each minute, up to that much; 0 is no limit.
+
+    Whoever finds something in it may go on, whatever it costs; what it costs too much is waited for
+    afterwards. So no single request is too large to be ever served, and the rate holds all the same.
+    """
+
+    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._level = float(per_minute)
+        self._filled_s = clock()
+
+    def wait_s(self) -> float:
+        """Seconds until there is something; 0 if there is."""
+        if not self._per_minute:
+            return 0.0
+        now_s = self._clock()
+        gained = (now_s - self._filled_s) * self._per_minute / _MINUTE_S
+        self._level = min(float(self._per_minute), self._level + gained)
+        self._filled_s = now_s
+        # Less than one is nothing yet.
+        return max(0.0, (1.0 - self._level) * _MINUTE_S / self._per_minute)
+
+    def take(self, amount: int) -> None:
+        """Spend; `wait_s` came just before."""
+        self._level -= amount
+
+
+class Quota:
+    """What the owner of one key may still have."""
+
+    def __init__(self, key: Key, clock: Callable[[], float] = time.monotonic) -> None:
+        self.key = key
+        self._requests = Budget(key.requests_per_minute, clock)
+        self._characters = Budget(key.characters_per_minute, clock)
+        self._held: list[weakref.ref[Held]] = []
+
+    def check(self) -> None:
+        """Raise RateLimitedError if there is nothing left."""
+        limit = self.key.concurrent_requests
+        if limit:
+            self._held = [ref for ref in self._held if (held := ref()) is not None and not held.released]
+            if len(self._held) >= limit:
+                raise RateLimitedError(
+                    f"this key may have {limit} requests under way: wait for one of them to end"
+                )
+        limits = (
+            (self._requests, self.key.requests_per_minute, "requests"),
+            (
+                self._characters,
+                self.key.characters_per_minute,
+                "characters",
+            ),
+        )
+        for budget, per_minute, what in limits:
+            wait_s = budget.wait_s()
+            if wait_s > 0:
+                raise RateLimitedError(
+                    f"this key may have {per_minute} {what} a minute: try again in {wait_s:.0f} s",
+                    retry_after_s=wait_s,
+                )
+
+    def take(self, characters: int, held: Held) -> None:
+        """Count a request that was accepted."""
+        self._requests.take(1)
+        self._characters.take(characters)
+        if self.key.concurrent_requests:
+            self._held.append(weakref.ref(held))
