@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format docs bench train-tiny clean
+.PHONY: help install demo serve test test-clients check format docs bench train-tiny clean
 
 help: ## List the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ serve: install ## Serve the built-in voice on http://127.0.0.1:8000 (ARGS="--por
 
 test: install ## Run all tests (ARGS="-k name")
 	$(BIN)/python -m pytest $(ARGS)
+
+test-clients: install ## Run the libraries of OpenAI, LiveKit, Pipecat, LiteLLM, ... against a server
+	$(BIN)/python -m tests.clients.environments
+	$(BIN)/python -m pytest -m "clients or not clients" tests/clients $(ARGS)
 
 check: install ## Lint, format check, types, import contracts
 	$(BIN)/ruff check .

@@ -1,0 +1,52 @@
+"""The libraries that people build voice programs with, called as their users do, and the built-in voice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clients.conftest import Run
+from tests.clients.hearing import SENTENCE, assert_says
+
+pytestmark = pytest.mark.clients
+
+CALL = ("stentor-tiny", SENTENCE)
+
+
+def facts(folder: Path) -> dict:
+    return json.loads((folder / "facts.json").read_text())
+
+
+def test_livekit_plays_mp3_out_of_events_and_counts_tokens(run: Run, server: str) -> None:
+    folder = run("livekit", "livekit_speech.py", server, *CALL)
+    assert_says(folder / "speech.wav", SENTENCE)
+    assert facts(folder)["frames"] > 1
+    [usage] = facts(folder)["usage"]
+    assert min(usage.values()) > 0
+
+
+def test_pipecat_gets_whole_samples_of_pcm(run: Run, server: str) -> None:
+    folder = run("pipecat", "pipecat_speech.py", server, *CALL)
+    assert facts(folder)["errors"] == []
+    assert [size for size in facts(folder)["sizes"] if size % 2] == []
+    assert_says((folder / "speech.pcm").read_bytes(), SENTENCE, rate_hz=24_000)
+
+
+def test_litellm_speaks_plain_and_asynchronously(run: Run, server: str) -> None:
+    folder = run("litellm", "litellm_speech.py", server, *CALL)
+    assert_says(folder / "speech.mp3", SENTENCE)
+    assert_says(folder / "again.mp3", SENTENCE)
+
+
+def test_the_ai_sdk_of_vercel_generates_speech(run: Run, server: str) -> None:
+    folder = run("node", "vercel_speech.mjs", server, *CALL)
+    assert facts(folder) == {"mediaType": "audio/mpeg", "warnings": []}
+    assert_says(folder / "speech.mp3", SENTENCE)
+
+
+def test_openai_for_node_takes_a_file_and_a_stream(run: Run, server: str) -> None:
+    folder = run("node", "node_speech.mjs", server, *CALL)
+    assert_says(folder / "speech.mp3", SENTENCE)
+    folder = run("node", "node_stream.mjs", server, *CALL)
+    assert_says((folder / "speech.pcm").read_bytes(), SENTENCE, rate_hz=24_000)
+    assert facts(folder)["chunks"] > 1
