@@ -74,7 +74,7 @@ class VocoderConfig:
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """What may serve as the recording of a voice."""
+    """What may serve as the recording of a voice, and where named voices are kept."""
 
     allowed_folder: str = setting(
         "", "Local reference files are read only below this folder; empty refuses them."
@@ -84,6 +84,15 @@ class ReferenceConfig:
     max_bytes: int = setting(10 * 2**20, "Largest reference file, in bytes.", minimum=1)
     fetch_timeout_s: float = setting(10.0, "Seconds until fetching a reference is given up.", minimum=0.1)
     cache_bytes: int = setting(64 * 2**20, "Memory for encoded references, in bytes.", minimum=0)
+    voices_folder: str = setting(
+        "",
+        "Where the voices that users make are kept, for all servers that name it; empty is `stentor/voices` "
+        "in the user's data folder (`~/.local/share`).",
+    )
+    max_voices: int = setting(1000, "Voices that users may have made, at most.", minimum=0)
+    keep_recordings: bool = setting(
+        True, "Keep a voice's trimmed recording beside its codes, for models with another codec."
+    )
 
 
 @dataclass(frozen=True)

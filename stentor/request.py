@@ -97,7 +97,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
 
     `check_tags` refuses unknown control tags; `stream` asks for chunks as early as exactness allows;
     `initial_chunk_frames` is the size of the first chunk in frames (None: the vocoder decides);
-    `return_codes` puts the generated codes into the last `Audio`.
+    `return_codes` puts the generated codes into the last `Audio`. `enroll` asks for no speech: the reference
+    is to become a voice, is trimmed and checked as such, and comes back as the only `Audio`, with its codes.
     """
 
     request_id: str
@@ -109,6 +110,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
     stream: bool = False
     initial_chunk_frames: int | None = None
     return_codes: bool = False
+    enroll: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -178,6 +180,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     One frame is `samples_per_frame` samples; `context_limit` counts positions; `sampling` are the
     checkpoint's own defaults, with no None but `seed`; `control_tags` are in full (`<|prosody:pause|>`).
+    Codes of one `codec` (a name made of its codebooks) mean nothing to another.
     """
 
     name: str
@@ -189,3 +192,4 @@ class ModelInfo(msgspec.Struct, frozen=True):
     control_tags: tuple[str, ...]
     context_limit: int
     sampling: SamplingParams
+    codec: str = ""

@@ -38,7 +38,7 @@ OFFLINE = Config(pipeline=PipelineConfig(workers="thread"))
 class SpeechOptions(TypedDict, total=False):
     """How a text is spoken; whatever is left out takes the checkpoint's default.
 
-    `voice` is a name from the checkpoint's `voices/` folder. `reference` is a recording to clone instead: a
+    `voice` is a name of `stentor voices list`. `reference` is a recording to clone instead: a
     path, an http(s) URL, the bytes of an audio file, or its codes, integers [num_frames, num_codebooks];
     `reference_text` is what it says, and makes the clone better. `seed` None draws a fresh one.
     `runaway_guard` False lets a generation run to `max_new_tokens` rows; `check_tags` False lets unknown tags
@@ -142,7 +142,7 @@ class TTS:
         self.config = override(chosen, {"model": {"model": str(model)}} if model else {})
         self._folder = registry.resolve(self.config.model.model)
         self.info: ModelInfo = registry.model_for(self._folder).describe(self._folder)
-        self._voices = VoiceStore(self._folder)
+        self._voices = VoiceStore.of(self.info, self.config.reference)
         self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 
@@ -258,6 +258,19 @@ def encode_reference(reference: str | Path | bytes, config: Config) -> Array:
     assert isinstance(prompt, Prompt), "what encode hands on"
     assert prompt.reference_codes is not None, "what encode is for"
     return prompt.reference_codes
+
+
+def enroll_reference(reference: str | Path | bytes | Array, text: str | None, config: Config) -> Audio:
+    """What is kept of a recording (or of codes) as a voice: its trimmed sound and its codes.
+
+    Raises:
+        RequestError: it is of no use as one: see `stentor.audio.enroll`.
+    """
+    request = SpeechRequest("enroll", "a voice", reference=make_reference(reference, text), enroll=True)
+    with _inline_stages(config, "preprocess", "encode") as stages:
+        (audio,) = stages.run(request.request_id, request)
+    assert isinstance(audio, Audio), "what encode hands on"
+    return audio
 
 
 def decode_codes(codes: Array, config: Config) -> Speech:

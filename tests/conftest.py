@@ -32,6 +32,14 @@ def _is_loopback(host: str) -> bool:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Voices that tests make are not put among the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def loopback_only() -> Any:
     """A test that reaches for the network fails at once instead of passing on some machines only."""
     with pytest.MonkeyPatch.context() as patch:

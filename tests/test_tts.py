@@ -6,13 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from stentor.audio.formats import encode_file
 from stentor.audio.load import decode
-from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig
+from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig, override
 from stentor.errors import ConfigError, NotFoundError, OverloadedError, RequestError
-from stentor.request import FinishReason
-from stentor.tts import TTS, Speech, build_pipeline, decode_codes, encode_reference, format_of
+from stentor.request import FinishReason, Reference, SpeechRequest
+from stentor.tts import (
+    OFFLINE,
+    TTS,
+    Speech,
+    build_pipeline,
+    decode_codes,
+    encode_reference,
+    enroll_reference,
+    format_of,
+)
+from stentor.voices import VoiceStore
 from tests.checkpoints import make_checkpoint
 
 TEXT = "The old dog saw the small boat."
@@ -179,3 +190,53 @@ def test_a_missing_model_or_a_wrong_setting_is_an_error_at_once() -> None:
         TTS("nowhere")
     with pytest.raises(ConfigError, match="--port"):
         build_pipeline(Config(server=ServerConfig(port=-1)))
+
+
+@pytest.fixture(scope="module")
+def sentence() -> bytes:
+    """A recording of the built-in voice, with silence around it."""
+    with TTS() as tts:
+        waveform = tts.speak(TEXT, seed=0).waveform
+    return encode_file(np.pad(waveform, 24_000), "wav", 24_000)
+
+
+def test_a_voice_that_was_made_once_is_spoken_by_name(sentence: bytes, tmp_path: Path) -> None:
+    config = override(OFFLINE, {"reference": {"voices_folder": str(tmp_path)}})
+    enrolled = enroll_reference(sentence, TEXT, config)
+    assert enrolled.codes is not None
+    # A second of silence is gone from either end.
+    assert len(enrolled.waveform) < len(decode(sentence, sample_rate_hz=24_000, max_seconds=30)) - 24_000
+    with TTS(config=config) as tts:
+        VoiceStore.of(tts.info, config.reference).add("Rosa", enrolled.codes, transcript=TEXT)
+        made = [
+            tts.speak("A red box.", seed=3, max_new_tokens=30, **options).codes
+            for options in ({"voice": "Rosa"}, {"reference": enrolled.codes, "reference_text": TEXT}, {})
+        ]
+    np.testing.assert_array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
+
+
+@pytest.mark.parametrize("workers", ["thread", "process"])
+def test_a_pipeline_enrolls_beside_speaking(sentence: bytes, workers: str) -> None:
+    config = Config(pipeline=PipelineConfig(workers=workers))  # type: ignore[arg-type]
+    expected = enroll_reference(sentence, None, config)
+    _, pipeline = build_pipeline(config)
+    pipeline.start()
+    try:
+        speaking = pipeline.submit(SpeechRequest("speak", TEXT, stream=True))
+        asked = SpeechRequest("enroll", "a voice", Reference(audio=sentence), enroll=True)
+        (enrolled,) = list(pipeline.submit(asked))
+        np.testing.assert_array_equal(enrolled.codes, expected.codes)
+        np.testing.assert_array_equal(enrolled.waveform, expected.waveform)
+        codes = Reference(codes=expected.codes)
+        (again,) = list(pipeline.submit(structs.replace(asked, request_id="again", reference=codes)))
+        np.testing.assert_array_equal(again.codes, expected.codes)
+        silence = encode_file(np.zeros(48_000, np.float32), "wav", 24_000)
+        refused = pipeline.submit(
+            structs.replace(asked, request_id="bad", reference=Reference(audio=silence))
+        )
+        with pytest.raises(RequestError, match="silent"):
+            list(refused)
+        assert len(list(speaking)) > 1
+    finally:
+        pipeline.close()

@@ -21,16 +21,17 @@ _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 4_000, 768_000
 _SILENCE = 1e-3
 
 
-def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float) -> Array:
+def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float, cut: bool = False) -> Array:
     """The sound of an audio file, of any usual kind: mono float32 [num_samples] at `sample_rate_hz`.
 
-    Channels are averaged; other rates are converted by `resample`. Decoding stops where the limit is passed.
+    Channels are averaged; other rates are converted by `resample`. Decoding stops where the limit is passed;
+    what is longer is refused, or, with `cut`, left out.
 
     Raises:
         RequestError: it is not audio, holds no samples, or samples that are not numbers.
         TooLargeError: it is longer than `max_seconds`.
     """
-    waveform, rate_hz = _decode_native(data, max_seconds)
+    waveform, rate_hz = _decode_native(data, max_seconds, cut=cut)
     return resample(waveform, rate_hz, sample_rate_hz)
 
 
@@ -44,14 +45,14 @@ def is_silent(waveform: Array) -> bool:
     return len(waveform) == 0 or float(np.abs(waveform).max()) < _SILENCE
 
 
-def _decode_native(data: bytes, max_seconds: float) -> tuple[Array, int]:
+def _decode_native(data: bytes, max_seconds: float, *, cut: bool = False) -> tuple[Array, int]:
     if not data:
         raise RequestError("the audio is empty: send the bytes of an audio file", param="references")
     try:
         with av.open(
             io.BytesIO(data), metadata_errors="ignore", options={"format_whitelist": _CONTAINERS}
         ) as container:
-            return _read_first_stream(container, max_seconds)
+            return _read_first_stream(container, max_seconds, cut)
     except (av.error.FFmpegError, ValueError, EOFError) as error:
         raise RequestError(
             f"the reference is not audio that can be read ({error}): send a WAV, FLAC, MP3, Ogg, AAC, M4A "
@@ -60,7 +61,9 @@ def _decode_native(data: bytes, max_seconds: float) -> tuple[Array, int]:
         ) from None
 
 
-def _read_first_stream(container: "av.container.InputContainer", max_seconds: float) -> tuple[Array, int]:
+def _read_first_stream(
+    container: "av.container.InputContainer", max_seconds: float, cut: bool
+) -> tuple[Array, int]:
     if not container.streams.audio:
         raise RequestError("the reference holds no audio stream: send an audio file", param="references")
     rate_hz = container.streams.audio[0].rate or 0
@@ -75,6 +78,8 @@ def _read_first_stream(container: "av.container.InputContainer", max_seconds: fl
         pieces.append(piece)
         num_samples += len(piece)
         if num_samples > max_seconds * rate_hz:
+            if cut:
+                break
             raise TooLargeError(
                 f"the reference is longer than {max_seconds:g} seconds: send a shorter piece, or raise "
                 "--max-seconds",

@@ -96,7 +96,7 @@ def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: s
     host, port = listener.getsockname()[:2]
     # Its start and stop are told in our own words, and each request by the server.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(pipeline, info, VoiceStore(info.checkpoint), config)
+    app = create_app(pipeline, info, VoiceStore.of(info, config.reference), config)
     settings = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, ws_max_size=max_body_bytes(config)
     )

@@ -5,13 +5,14 @@ its reading nor torch (format: https://huggingface.co/docs/safetensors).
 """
 
 import difflib
+import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from stentor.errors import CheckpointError
 
@@ -63,6 +64,25 @@ class Checkpoint:
             raise CheckpointError(f"{path}: cannot read {name}: {error}; {_MEND}") from None
         return tensor
 
+    def digest(self, names: Sequence[str]) -> str:
+        """A short name for the values of these tensors: 16 hexadecimal digits of their bytes' BLAKE2.
+
+        Raises:
+            CheckpointError: a file cannot be read.
+        """
+        told = hashlib.blake2b(digest_size=8)
+        headers = {path: _read_header(path) for path in {self.files[name] for name in names}}
+        for name in names:
+            path = self.files[name]
+            place = headers[path][name]
+            try:
+                with path.open("rb") as file:
+                    file.seek(place.start)
+                    told.update(name.encode() + file.read(place.end - place.start))
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read: {error.strerror}; {_MEND}") from None
+        return told.hexdigest()
+
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Look into the headers of a folder's safetensors files: those that the index names, or else all.
@@ -101,6 +121,18 @@ def read_shapes(path: Path) -> dict[str, Shape]:
     Raises:
         CheckpointError: there is no such file, or it is damaged, cut short or too long.
     """
+    return {name: place.shape for name, place in _read_header(path).items()}
+
+
+class _Place(NamedTuple):
+    """One tensor in a file: its shape, and the file's bytes from `start` up to `end`."""
+
+    shape: Shape
+    start: int
+    end: int
+
+
+def _read_header(path: Path) -> dict[str, _Place]:
     try:
         size_bytes = path.stat().st_size
         with path.open("rb") as file:
@@ -112,17 +144,20 @@ def read_shapes(path: Path) -> dict[str, Shape]:
         raise CheckpointError(f"{path}: cut short within its header, or no safetensors file; {_MEND}")
     try:
         entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        data_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        data_start = 8 + header_bytes
+        places = {
+            name: _Place(tuple(entry["shape"]), *(data_start + offset for offset in entry["data_offsets"]))
+            for name, entry in entries.items()
+        }
+        wanted_bytes = max((place.end for place in places.values()), default=data_start)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(
             f"{path}: its header is damaged, or it is no safetensors file; {_MEND}"
         ) from None
-    wanted_bytes = 8 + header_bytes + data_bytes
     if size_bytes != wanted_bytes:
         problem = "cut short" if size_bytes < wanted_bytes else "too long"
         raise CheckpointError(f"{path}: {problem}: {size_bytes:,} bytes instead of {wanted_bytes:,}; {_MEND}")
-    return shapes
+    return places
 
 
 def check_shapes(folder: Path, found: Shapes, wanted: Shapes, optional: Shapes | None = None) -> None:

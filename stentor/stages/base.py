@@ -37,7 +37,10 @@ class Stage(Protocol):
     """
 
     def add(self, payload: Payload) -> None:
-        """Take work, or the next piece of a stream; `payload.data` is never None and `failure` never set."""
+        """Take work, or the next piece of a stream; `failure` is never set.
+
+        `payload.data` is never None and never an `Audio`, which passes every stage by.
+        """
 
     def step(self) -> list[Payload]:
         """Do one round for whatever is ready, batched, and hand on what came out."""

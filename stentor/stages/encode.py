@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from stentor.errors import RequestError, StentorError, to_failure
-from stentor.request import Array, Prompt
+from stentor.request import Array, Audio, Prompt
 from stentor.stages.base import Payload
 
 # Recordings of equal length that are encoded together, at most; more would only cost memory.
@@ -26,12 +26,16 @@ class ReferenceEncoder(Protocol):
 class EncodeStage:
     """Prompt in, Prompt out, with `reference_codes` in the place of `reference_waveform`.
 
+    A request to enroll ends here: its reference goes out as `Audio`, at `sample_rate_hz` and with its codes.
     Prompts without a recording pass straight on, ahead of those that must be encoded. The encoder is made
     when the first recording comes. Codes are kept by the recording's content, up to `cache_bytes`.
     """
 
-    def __init__(self, make_encoder: Callable[[], ReferenceEncoder], cache_bytes: int) -> None:
+    def __init__(
+        self, make_encoder: Callable[[], ReferenceEncoder], cache_bytes: int, sample_rate_hz: int = 24_000
+    ) -> None:
         self._make_encoder = make_encoder
+        self._sample_rate_hz = sample_rate_hz
         self._encoder: ReferenceEncoder | None = None
         self._cache = _CodesCache(cache_bytes)
         self._ready: list[Payload] = []
@@ -43,7 +47,7 @@ class EncodeStage:
         assert isinstance(prompt, Prompt)
         waveform = prompt.reference_waveform
         if waveform is None:
-            self._ready.append(payload)
+            self._ready.append(self._done(payload, prompt.reference_codes))
             return
         _check(waveform)
         key = _content_key(waveform)
@@ -51,7 +55,7 @@ class EncodeStage:
         if codes is None:
             self._waiting[payload.request_id] = payload, key
         else:
-            self._ready.append(_encoded(payload, codes))
+            self._ready.append(self._done(payload, codes))
 
     def step(self) -> list[Payload]:
         """Hand on what needs no encoding; if there is nothing of the kind, encode one batch."""
@@ -69,7 +73,7 @@ class EncodeStage:
             return [Payload(payload.request_id, last=True, failure=failure) for payload, _ in batch]
         for key, codes in encoded.items():
             self._cache.put(key, codes)
-        return [_encoded(payload, encoded[key]) for payload, key in batch]
+        return [self._done(payload, encoded[key]) for payload, key in batch]
 
     def abort(self, request_id: str) -> None:
         """Drop the prompt, if it is still here."""
@@ -95,6 +99,19 @@ class EncodeStage:
         self._ready.clear()
         self._waiting.clear()
         self._cache = _CodesCache(0)
+
+    def _done(self, payload: Payload, codes: Array | None) -> Payload:
+        """What goes on: the prompt with its codes, if it has a reference, or that reference itself."""
+        prompt = payload.data
+        assert isinstance(prompt, Prompt)
+        data: Prompt | Audio
+        if prompt.request.enroll:
+            waveform = prompt.reference_waveform
+            silence = np.zeros(0, np.float32)
+            data = Audio(silence if waveform is None else waveform, self._sample_rate_hz, codes=codes)
+        else:
+            data = msgspec.structs.replace(prompt, reference_codes=codes, reference_waveform=None)
+        return msgspec.structs.replace(payload, data=data)
 
     def _take_batch(self) -> list[tuple[Payload, bytes]]:
         """The oldest waiting prompt and others whose recordings are as long, in order of arrival.
@@ -160,8 +177,3 @@ def _waveform(payload: Payload) -> Array:
 
 def _content_key(waveform: Array) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(waveform, np.float32).tobytes(), digest_size=32).digest()
-
-
-def _encoded(payload: Payload, codes: Array) -> Payload:
-    prompt = msgspec.structs.replace(payload.data, reference_codes=codes, reference_waveform=None)  # type: ignore[type-var]
-    return msgspec.structs.replace(payload, data=prompt)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec import structs
 
+from stentor.audio.enroll import READ_AHEAD, enroll
 from stentor.audio.fetch import ReferenceReader
 from stentor.audio.load import decode, is_silent
 from stentor.config import ReferenceConfig
@@ -54,13 +55,15 @@ class PreprocessStage:
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="reference")
 
     def add(self, payload: Payload) -> None:
-        """Take a request, and start reading its recording."""
+        """Take a request, and start reading its recording. Raises RequestError for a voice of nothing."""
         request = payload.data
         assert isinstance(request, SpeechRequest)
+        if request.enroll and request.reference is None:
+            raise RequestError("a voice needs a recording, or codes", param="audio_sample")
         if request.reference is None or request.reference.audio is None:
             self._ready.append(request)
             return
-        loading = self._threads.submit(self._load, request.reference.audio)
+        loading = self._threads.submit(self._load, request.reference.audio, request)
         self._loading[request.request_id] = (request, loading)
 
     def step(self) -> list[Payload]:
@@ -103,9 +106,17 @@ class PreprocessStage:
         lighter = structs.replace(prompt, request=structs.replace(request, reference=None))
         return Payload(request.request_id, lighter, last=True)
 
-    def _load(self, audio: str | bytes) -> Array:
-        data = self._reader.read(audio)
-        waveform = decode(data, sample_rate_hz=self._sample_rate_hz, max_seconds=self._config.max_seconds)
+    def _load(self, audio: str | bytes, request: SpeechRequest) -> Array:
+        data, limit_s = self._reader.read(audio), self._config.max_seconds
+        if request.enroll:
+            assert request.reference is not None, "there is audio"
+            return enroll(
+                decode(data, sample_rate_hz=self._sample_rate_hz, max_seconds=limit_s * READ_AHEAD, cut=True),
+                self._sample_rate_hz,
+                limit_s,
+                whole=request.reference.text is not None,
+            )
+        waveform = decode(data, sample_rate_hz=self._sample_rate_hz, max_seconds=limit_s)
         seconds = len(waveform) / self._sample_rate_hz
         if seconds < _SHORTEST_REFERENCE_S:
             raise RequestError(

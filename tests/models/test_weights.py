@@ -1,6 +1,7 @@
 """Laws of checkpoint files: complete, undamaged and in shape, or refused by name."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,17 @@ def test_dummy_weights_keep_signals_at_their_size(dtype: torch.dtype) -> None:
     assert weights.tensor("body.norm.weight").unique().tolist() == [1.0]
     assert weights.tensor("snake.alpha").unique().tolist() == [1.0]
     assert weights.tensor("fc.bias").unique().tolist() == [0.0]
+
+
+def test_a_digest_tells_whether_values_are_the_same(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "same", "other")]
+    for folder in folders:
+        folder.mkdir()
+    write_tensors(folders[0], TENSORS)
+    save_file({**TENSORS, "more": torch.ones(3)}, folders[1] / "model.safetensors")
+    changed = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    save_file(changed, folders[2] / "model.safetensors")
+    one, same, other = (open_checkpoint(folder).digest(sorted(TENSORS)) for folder in folders)
+    assert one == same != other
+    assert re.fullmatch("[0-9a-f]{16}", one)
+    assert open_checkpoint(folders[0]).digest(sorted(TENSORS)[:1]) != one

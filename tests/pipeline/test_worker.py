@@ -9,7 +9,7 @@ from stentor.errors import Failure, RequestError
 from stentor.pipeline.links import Doorbell, Item
 from stentor.pipeline.links.local import LocalLink
 from stentor.pipeline.worker import Worker
-from stentor.request import Frames, SpeechRequest
+from stentor.request import Audio, Frames, SpeechRequest
 from stentor.stages.base import Abort, Payload, Stage, StageSpec
 
 FAILURE = Failure("InternalError", "upstream")
@@ -307,3 +307,14 @@ def test_what_arrives_while_the_gauges_are_read_is_in_the_next_reading(make_rig:
     while aborts or rig.worker.gauges["requests_known"]:
         assert time.monotonic() < deadline, "the gauges are out of date"
         time.sleep(0.005)
+
+
+def test_audio_passes_a_stage_by(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    done = Payload("a", Audio(np.zeros(3, np.float32), 24_000), last=True)
+    passed = [item for message in rig.run([done, into("b")]) for item in message]
+    assert [item.request_id for item in passed] == ["a", "b"]
+    assert passed[0] is done
+    assert "add a" not in rig.stage.calls
+    rig.run([Abort("a")])
+    assert "abort a" not in rig.stage.calls

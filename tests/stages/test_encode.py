@@ -2,9 +2,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from stentor.errors import CheckpointError, RequestError
-from stentor.request import Array, Prompt, SamplingParams, SpeechRequest
+from stentor.request import Array, Audio, Prompt, Reference, SamplingParams, SpeechRequest
 from stentor.stages.base import Payload
 from stentor.stages.encode import EncodeStage
 
@@ -193,3 +194,26 @@ def test_closing_frees_everything(stage: EncodeStage) -> None:
     stage.close()
     assert not stage.has_work()
     assert stage.stats()["reference_cache_bytes"] == 0
+
+
+def test_a_voice_to_be_goes_out_as_it_was_encoded_with_its_codes(stage: EncodeStage) -> None:
+    sound = clip(4)
+    payloads = [prompt("audio", sound), prompt("again", sound), prompt("codes")]
+    for payload in payloads:
+        assert isinstance(payload.data, Prompt)
+        request = SpeechRequest(payload.request_id, "hello", Reference(audio=b"x"), enroll=True)
+        codes = np.ones((3, 8), np.uint16) if payload.request_id == "codes" else None
+        data = structs.replace(payload.data, request=request, reference_codes=codes)
+        stage.add(structs.replace(payload, data=data))
+    done = {}
+    while stage.has_work():
+        done |= {payload.request_id: payload for payload in stage.step()}
+    for name in ("audio", "again"):
+        audio = done[name].data
+        assert isinstance(audio, Audio)
+        assert done[name].last
+        assert audio.sample_rate_hz == 24_000
+        np.testing.assert_array_equal(audio.waveform, sound)
+        np.testing.assert_array_equal(audio.codes, codes_of(sound))
+    assert len(done["codes"].data.waveform) == 0
+    np.testing.assert_array_equal(done["codes"].data.codes, np.ones((3, 8)))

@@ -13,6 +13,7 @@ from stentor.audio.formats import encode_file
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, RequestError
 from stentor.request import Array, Prompt, Reference, SamplingParams, SpeechRequest
+from stentor.stages import preprocess
 from stentor.stages.base import Payload
 from stentor.stages.preprocess import PreprocessStage
 
@@ -166,3 +167,30 @@ def test_a_local_file_outside_the_allowed_folder_is_refused(tmp_path: Path, stag
     failure = drain(stage)["r"].failure
     assert failure is not None
     assert failure.kind == ForbiddenError.__name__
+
+
+def test_a_voice_to_be_is_trimmed_and_checked(
+    stage: PreprocessStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def enroll(waveform: Array, rate_hz: int, limit_s: float, *, whole: bool) -> Array:
+        asked.append((len(waveform), rate_hz, limit_s, whole))
+        return waveform[:500]
+
+    monkeypatch.setattr(preprocess, "enroll", enroll)
+    # Longer than a reference may be, and than is looked at.
+    recording = wav(np.tile(TONE, 10))
+    for name, text in (("with", "words"), ("without", None)):
+        request = SpeechRequest(name, "a voice", Reference(audio=recording, text=text), enroll=True)
+        stage.add(Payload(name, request, last=True))
+    done = drain(stage)
+    assert {len(payload.data.reference_waveform) for payload in done.values()} == {500}  # type: ignore[union-attr]
+    assert sorted(whole for *_, whole in asked) == [False, True]
+    assert all(8 * RATE_HZ <= samples < 9.1 * RATE_HZ for samples, *_ in asked)
+    assert {call[1:3] for call in asked} == {(RATE_HZ, 2.0)}
+
+
+def test_a_voice_made_of_nothing_is_refused(stage: PreprocessStage) -> None:
+    with pytest.raises(RequestError, match="needs a recording"):
+        stage.add(Payload("r", SpeechRequest("r", "a voice", enroll=True), last=True))

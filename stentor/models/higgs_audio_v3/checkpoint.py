@@ -66,6 +66,16 @@ def open_weights(folder: Path, config: V3Config, codec: CodecConfig) -> Checkpoi
     return checkpoint
 
 
+def codec_identity(folder: Path) -> str:
+    """A name made of the quantizer, which gives codes their meaning; empty without readable weights."""
+    try:
+        checkpoint = open_checkpoint(folder)
+        names = [name for name in sorted(checkpoint.shapes) if name.startswith(CODEC_PREFIX + "quantizer.")]
+        return checkpoint.digest(names) if names else ""
+    except CheckpointError:
+        return ""  # Whoever loads the weights will say what is wrong with them.
+
+
 def read_codec_config(folder: Path, config: V3Config) -> CodecConfig:
     """The configuration of the bundled codec.
 

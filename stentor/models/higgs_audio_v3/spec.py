@@ -15,6 +15,7 @@ from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_v3.checkpoint import (
     CODEC_PREFIX,
     all_shapes,
+    codec_identity,
     open_weights,
     read_codec_config,
 )
@@ -49,6 +50,7 @@ class HiggsAudioV3:
             control_tags=tuple(TokenizerFile(checkpoint).control_tags),
             context_limit=config.max_positions,
             sampling=read_sampling_defaults(checkpoint),
+            codec=codec_identity(checkpoint),
         )
 
     def stages(self, checkpoint: Path, config: Config) -> list[StageSpec]:
@@ -105,7 +107,8 @@ def build_encode(checkpoint: Path, config: Config) -> Stage:
         read, codec = _codec(checkpoint, config)
         return CodecEncoder(read, codec, device)
 
-    return EncodeStage(make_encoder, config.reference.cache_bytes)
+    rate_hz = read_codec_config(checkpoint, V3Config.read(checkpoint)).sample_rate_hz
+    return EncodeStage(make_encoder, config.reference.cache_bytes, rate_hz)
 
 
 def build_generate(checkpoint: Path, config: Config) -> Stage:

@@ -10,7 +10,13 @@ import torch
 
 from stentor.errors import CheckpointError
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_v3.checkpoint import all_shapes, lm_shapes, open_weights, read_codec_config
+from stentor.models.higgs_audio_v3.checkpoint import (
+    all_shapes,
+    codec_identity,
+    lm_shapes,
+    open_weights,
+    read_codec_config,
+)
 from stentor.models.higgs_audio_v3.config import V3Config
 from stentor.models.weights import Checkpoint
 from tests.checkpoints import CODEC_PREFIX, Recipe, make_checkpoint, random_tensors, write_tensors
@@ -127,3 +133,17 @@ def test_a_codec_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_without_a_codec_configuration_the_real_one_counts(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, with_codec=False)
     assert read_codec_config(tmp_path, V3Config.read(tmp_path)) == CodecConfig.read()
+
+
+def test_a_codec_is_known_by_its_codebooks(tmp_path: Path) -> None:
+    def scale(word: str) -> Callable[[Tensors], object]:
+        return lambda tensors: tensors.update(
+            {name: 2 * tensor for name, tensor in tensors.items() if word in name}
+        )
+
+    own = codec_identity(make_checkpoint(tmp_path / "own"))
+    assert codec_identity(changed(tmp_path / "language", scale("body."))) == own
+    assert codec_identity(changed(tmp_path / "codebooks", scale("codebook.embed"))) != own
+    (tmp_path / "own" / "model.safetensors").unlink()
+    assert codec_identity(tmp_path / "own") == ""
+    assert len(own) == 16

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stentor.errors import CheckpointError, NotFoundError
+from stentor.errors import CheckpointError
 from stentor.request import Reference
 
 DEFAULT = "default"
@@ -17,8 +17,8 @@ OPENAI_VOICES = (
 )
 
 
-class VoiceStore:
-    """The voices of one checkpoint.
+class Presets:
+    """The voices of one checkpoint; they never change.
 
     A voice is a file `voices/NAME.npy` (its reference's codes, integers [num_frames, num_codebooks], before
     the delay pattern) and beside it `voices/NAME.txt` (what the recording says, UTF-8). `voices/aliases.json`
@@ -33,25 +33,19 @@ class VoiceStore:
         self._aliases = _read_aliases(Path(checkpoint) / "voices" / "aliases.json", self._voices)
 
     def names(self) -> tuple[str, ...]:
-        """All voices: `default` first, then the others by name."""
+        """All of them: `default` first, then the others by name."""
         return tuple(self._voices)
 
-    def get(self, name: str) -> Reference | None:
-        """The reference of a voice; None for the model's own default voice.
-
-        Raises:
-            NotFoundError: there is no such voice; the message names those there are.
-        """
+    def find(self, name: str) -> str | None:
+        """The preset that `name` stands for: itself, or what an alias or a name of OpenAI's means here."""
         name = self._aliases.get(name, name)
         if name in self._voices:
-            return self._voices[name]
-        if name in OPENAI_VOICES:
-            return self._voices[DEFAULT]
-        raise NotFoundError(
-            f"there is no voice {name[:100]!r}: choose one of {', '.join(self._voices)}, or send references",
-            param="voice",
-            code="voice_not_found",
-        )
+            return name
+        return DEFAULT if name in OPENAI_VOICES else None
+
+    def __getitem__(self, name: str) -> Reference | None:
+        """The reference of one of `names()`; None for the model's own default voice."""
+        return self._voices[name]
 
 
 def _read_aliases(path: Path, voices: dict[str, Reference | None]) -> dict[str, str]:
