@@ -18,7 +18,7 @@ from stentor.cli.options import describe_default
 from stentor.config import Config, Setting, settings
 from stentor.request import ModelInfo, SamplingParams
 from stentor.server.app import create_app
-from stentor.server.protocol import ReferenceBody, SpeechBody
+from stentor.server.bodies import ReferenceBody, SpeechBody
 from stentor.voices import VoiceStore
 
 ROOT = Path(__file__).parents[1]

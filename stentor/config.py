@@ -123,6 +123,12 @@ class ServerConfig:
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     served_model_name: str = setting("", "Name of the model in the API; empty takes the checkpoint's.")
     max_input_chars: int = setting(4096, "Longest input text, in characters.", minimum=1)
+    default_format: Literal["wav", "pcm", "flac", "mp3", "opus", "aac"] = setting(
+        "wav", "Audio format of an answer to a request that names none ('mp3' is OpenAI's own)."
+    )
+    outcome_age_s: float = setting(
+        600.0, "Seconds that the outcome of a request can be asked for after it.", minimum=0
+    )
     read_timeout_s: float = setting(
         30.0, "Seconds that a client may pause within the body of its request.", minimum=0.1
     )

@@ -3,7 +3,7 @@
 import functools
 import io
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,12 @@ FORMATS: dict[str, Format] = {
     "aac": Format("audio/aac", "aac", "adts", 96_000),
 }
 
+# What telephones speak, 8-bit without a header (ITU-T G.711); for doors whose callers name them.
+TELEPHONE_FORMATS: dict[str, Format] = {
+    "mulaw": Format("audio/basic", "pcm_mulaw", "mulaw"),
+    "alaw": Format("audio/x-alaw-basic", "pcm_alaw", "alaw"),
+}
+
 
 def content_type(name: str) -> str:
     """The media type of a format, for example `audio/mpeg`. Raises RequestError for an unknown name."""
@@ -59,8 +65,10 @@ def to_pcm16(waveform: Array) -> bytes:
     return _quantised(waveform).tobytes()
 
 
-def encode_file(waveform: Array, format: str, sample_rate_hz: int) -> bytes:
+def encode_file(waveform: Array, format: str, sample_rate_hz: int, bit_rate: int | None = None) -> bytes:
     """A whole file with true sizes in its header, from mono float32 [num_samples] in [-1, 1].
+
+    `bit_rate` in bits per second replaces the format's own; lossless formats have none.
 
     Raises:
         RequestError: there is no such format.
@@ -72,7 +80,7 @@ def encode_file(waveform: Array, format: str, sample_rate_hz: int) -> bytes:
         header = _wav_header(sample_rate_hz, len(pcm)) if format == "wav" else b""
         return header + pcm
     file = io.BytesIO()
-    writer = _LibavWriter(file, described, sample_rate_hz, options={})
+    writer = _LibavWriter(file, _at(described, bit_rate), sample_rate_hz, options={})
     writer.write(_quantised(waveform))
     writer.close()
     return file.getvalue()
@@ -89,9 +97,9 @@ class Encoder:
     Not to be called from two threads at once; successive calls may come from different threads.
     """
 
-    def __init__(self, format: str, sample_rate_hz: int) -> None:
-        """Raises RequestError if there is no such format."""
-        described = _find(format)
+    def __init__(self, format: str, sample_rate_hz: int, bit_rate: int | None = None) -> None:
+        """See `encode_file`; raises RequestError if there is no such format."""
+        described = _at(_find(format), bit_rate)
         self._out = _Outbox()
         self._writer: _Writer
         if described.codec is None:
@@ -182,7 +190,13 @@ def _encoder_rate_hz(codec: str, sample_rate_hz: int) -> int:
     return next((rate for rate in rates if rate >= sample_rate_hz), rates[-1])
 
 
+def _at(format: Format, bit_rate: int | None) -> Format:
+    return format if format.bit_rate is None or bit_rate is None else replace(format, bit_rate=bit_rate)
+
+
 def _find(name: str) -> Format:
+    if name in TELEPHONE_FORMATS:
+        return TELEPHONE_FORMATS[name]
     if name not in FORMATS:
         raise RequestError(
             f"the audio format {name!r} is unknown: choose one of {', '.join(FORMATS)}",

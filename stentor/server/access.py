@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ _TRACE_HEADERS = ("traceparent", "tracestate")
 _KEY_PROTOCOL = "openai-insecure-api-key."
 _KEY_PARAMETERS = ("api_key", "api-key", "xi_api_key", "xi-api-key", "authorization")
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+# Nothing that could forge a line of a log, or fill it.
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,10 @@ def split(text: str) -> list[str]:
 
 
 class Entrance:
-    """The outermost layer: an id for each request and WebSocket (`X-Request-Id`), a count, a log line."""
+    """The outermost layer: an id for each request and WebSocket (`X-Request-Id`), a count, a log line.
+
+    A client's own `X-Request-Id` is taken, if it is short and plain.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -47,8 +53,9 @@ class Entrance:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
-        request_id = uuid.uuid4().hex
         headers = Headers(scope=scope)
+        own = headers.get("X-Request-Id", "")
+        request_id = own if _SANE_ID.fullmatch(own) else uuid.uuid4().hex
         trace = {name: headers[name] for name in _TRACE_HEADERS if name in headers}
         scope.setdefault("state", {})["request_id"] = request_id
         logs.REQUEST_ID.set(request_id)

@@ -15,8 +15,11 @@ from stentor.request import ModelInfo
 from stentor.server import errors, health, page, speech, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
+from stentor.server.bodies import FIELDS
 from stentor.server.keys import Keyring
-from stentor.server.protocol import FIELDS, Reader
+from stentor.server.outcomes import Outcomes
+from stentor.server.protocol import Reader
+from stentor.server.utterance import Service
 from stentor.voices import VoiceStore
 
 if TYPE_CHECKING:
@@ -68,8 +71,9 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     app.state.admission = admission
     _add_layers(app, metrics, config)
     errors.install(app, FIELDS)
-    service = speech.Service(
-        admission, reader, metrics, encoders, info.sample_rate_hz, config.server.write_timeout_s
+    outcomes = Outcomes(config.server.outcome_age_s)
+    service = Service(
+        admission, reader, metrics, outcomes, encoders, info.sample_rate_hz, config.server.write_timeout_s
     )
     app.include_router(speech.router(service))
     app.include_router(voices.router(store))

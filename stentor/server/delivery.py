@@ -1,14 +1,16 @@
-"""Knows the forms in which a stream of audio goes out: a format's bytes, or one of two kinds of events."""
+"""Knows the forms in which audio goes out over HTTP: a file, its bytes as they come, two kinds of events."""
 
 import base64
 import json
 from typing import Any, Protocol
 
+import numpy as np
+
 from stentor.audio.formats import Encoder, content_type, encode_file
 from stentor.errors import StentorError
 from stentor.request import Array, Audio
 from stentor.server.errors import error_object
-from stentor.server.protocol import Delivery
+from stentor.server.protocol import Delivery, Order
 
 _EVENT_STREAM = "text/event-stream"
 _DONE = b"data: [DONE]\n\n"
@@ -20,7 +22,7 @@ class Form(Protocol):
     media_type: str
 
     def piece(self, waveform: Array) -> bytes:
-        """What to send for the next samples, mono float32 [num_samples]; may be empty."""
+        """What to send for the next samples, mono float32 [num_samples], not none; may be empty."""
 
     def finish(self, last: Audio) -> bytes:
         """What to send after the last samples; `last` carries the finish reason and the usage."""
@@ -29,13 +31,37 @@ class Form(Protocol):
         """What to send if the stream fails now; None if its form has no words for that."""
 
 
-def make_form(delivery: Delivery, format: str, request_id: str, sample_rate_hz: int) -> Form:
-    """The form of a stream; `Delivery.FILE` is none."""
-    if delivery is Delivery.DELTAS:
-        return DeltaEvents(Encoder(format, sample_rate_hz))
-    if delivery is Delivery.CHUNKS:
-        return ChunkEvents(format, request_id, sample_rate_hz)
-    return RawBytes(format, sample_rate_hz)
+def make_form(order: Order, sample_rate_hz: int) -> Form:
+    """The form in which an order's audio goes out over HTTP."""
+    match order.delivery:
+        case Delivery.FILE:
+            return WholeFile(order.format, sample_rate_hz)
+        case Delivery.RAW:
+            return RawBytes(order.format, sample_rate_hz)
+        case Delivery.DELTAS:
+            return DeltaEvents(Encoder(order.format, sample_rate_hz))
+        case Delivery.CHUNKS:
+            return ChunkEvents(order.format, order.id, sample_rate_hz)
+
+
+class WholeFile:
+    """One file of true length, at the end."""
+
+    def __init__(self, format: str, sample_rate_hz: int) -> None:
+        self.media_type = content_type(format)
+        self._format = format
+        self._sample_rate_hz = sample_rate_hz
+        self._pieces: list[Array] = []
+
+    def piece(self, waveform: Array) -> bytes:
+        self._pieces.append(waveform)
+        return b""
+
+    def finish(self, last: Audio) -> bytes:
+        return encode_file(np.concatenate(self._pieces), self._format, self._sample_rate_hz)
+
+    def failure(self, error: StentorError) -> bytes | None:
+        return None
 
 
 class RawBytes:

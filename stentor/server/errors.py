@@ -24,8 +24,10 @@ from stentor.errors import (
     StentorError,
     TooLargeError,
 )
+from stentor.server.bodies import FOREIGN_FIELDS
 
 MODEL_NOT_FOUND = "model_not_found"
+REQUEST_NOT_FOUND = "request_not_found"
 BROKEN = "something in the server broke; its log says what, under this request's id"
 
 _STATUS: list[tuple[type[StentorError], int]] = [
@@ -39,12 +41,15 @@ _STATUS: list[tuple[type[StentorError], int]] = [
     (AbortedError, 503),
 ]
 
+# Where other servers turn speech into text.
+_LISTENING = {f"/v1/audio/{what}" for what in ("transcriptions", "translations", "diarizations")}
+
 log = logging.getLogger(__name__)
 
 
 def status_of(error: StentorError) -> int:
-    """The HTTP status for an error; 404 is for models, everything else that a body names wrongly is 400."""
-    if isinstance(error, NotFoundError) and error.code == MODEL_NOT_FOUND:
+    """The HTTP status for an error; everything that a body names wrongly is 400, but for its model."""
+    if isinstance(error, NotFoundError) and error.code in (MODEL_NOT_FOUND, REQUEST_NOT_FOUND):
         return 404
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
@@ -104,10 +109,15 @@ def explain(problem: dict[str, Any], fields: Sequence[str]) -> RequestError:
     kind = problem["type"]
     if kind == "json_invalid":
         return RequestError(f"the body is not valid JSON: {problem['ctx']['error']}")
+    if kind == "value_error":
+        return RequestError(str(problem["ctx"]["error"]), param=param or None)
     if not place:
         return RequestError('the body must be a JSON object, sent with "Content-Type: application/json"')
     if kind == "extra_forbidden":
         name = str(place[-1])[:100]
+        if name in FOREIGN_FIELDS:
+            message = f"{name} is not for this model: leave it out"
+            return RequestError(message, param=_spell(place), code="not_for_this_model")
         near = get_close_matches(name, fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the known ones are {', '.join(fields)}"
         return RequestError(f"unknown field {name!r}: {hint}", param=_spell(place), code="unknown_field")
@@ -125,8 +135,11 @@ def _spell(steps: Sequence[str | int]) -> str:
 def http_error_response(request: Request, error: HTTPException) -> Response:
     """The answer where HTTP itself is the matter: no such path, method or body."""
     path = f"{request.method} {request.url.path[:200]}"
+    heard = request.url.path in _LISTENING
     message = {
-        404: f"{path} does not exist; GET /openapi.json lists what does",
+        404: f"{path} does not exist: this server speaks, it does not listen"
+        if heard
+        else f"{path} does not exist; GET /openapi.json lists what does",
         405: f"{path} is not allowed; use another method",
         408: "the body did not come in time: send it without a pause",
         413: "the body is too large: send a shorter reference, or its URL",

@@ -1,84 +1,21 @@
-"""Knows the body of `POST /v1/audio/speech`, in all its dialects, and the one request that it stands for."""
+"""Knows the one order that a body stands for: what is said, in which voice, how it is heard and sent."""
 
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
-
+from stentor.audio.shape import Shape
 from stentor.config import Config
 from stentor.errors import NotFoundError, RequestError, TooLargeError
-from stentor.request import Array, ModelInfo, Reference, SamplingParams, SpeechRequest
+from stentor.request import ModelInfo, Reference, SamplingParams, SpeechRequest
+from stentor.server.bodies import SpeechBody, VoiceName
 from stentor.server.errors import MODEL_NOT_FOUND
+from stentor.server.references import read_reference
+from stentor.text.instructions import tags_for
 from stentor.voices import DEFAULT, VoiceStore
 
-FormatName = Literal["wav", "pcm", "flac", "mp3", "opus", "aac"]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class VoiceName(_Strict):
-    """A voice as an object."""
-
-    id: str
-
-
-class ReferenceBody(_Strict):
-    """A recording of the voice to clone."""
-
-    audio_path: Annotated[
-        str | None, Field(description="A path, an http(s) URL, a data URI or base64 text.")
-    ] = None
-    audio: Annotated[str | None, Field(description="The same as `audio_path`.")] = None
-    ref_audio: Annotated[str | None, Field(description="The same as `audio_path`.")] = None
-    data: Annotated[str | None, Field(description="Base64 text of an audio file.")] = None
-    media_type: Annotated[str | None, Field(description="The media type of `data`; audio/* is known.")] = None
-    text: Annotated[str | None, Field(description="What the recording says; makes the clone better.")] = None
-
-
-class SpeechBody(_Strict):
-    """What to say, in which voice and how; null means the default."""
-
-    input: Annotated[str, Field(description="The text, with control tags where the model knows them.")]
-    model: Annotated[str | None, Field(description="The served model, if given.")] = None
-    voice: Annotated[
-        str | VoiceName | None, Field(description="A name of `/v1/audio/voices`; ignored with a reference.")
-    ] = DEFAULT
-    response_format: Annotated[FormatName | None, Field(description="The audio format.")] = "wav"
-    stream: Annotated[bool | None, Field(description="Send audio as it is made.")] = None
-    stream_format: Annotated[
-        Literal["audio", "sse"] | None,
-        Field(description="Stream as raw bytes of the format, or as OpenAI's `speech.audio.delta` events."),
-    ] = None
-    references: Annotated[list[ReferenceBody] | None, Field(description="One recording to clone.")] = None
-    reference_codes: Annotated[
-        list[list[int]] | None,
-        Field(description="Codes instead of a recording, [num_frames, num_codebooks], without delay."),
-    ] = None
-    reference_text: Annotated[str | None, Field(description="What the reference says.")] = None
-    ref_audio: Annotated[str | None, Field(description="Short for `references[0].audio_path`.")] = None
-    ref_text: Annotated[str | None, Field(description="Short for `references[0].text`.")] = None
-    max_new_tokens: Annotated[int | None, Field(description="Rows of codes (40 ms each), at most.")] = None
-    temperature: Annotated[float | None, Field(description="0 is greedy; null is the checkpoint's.")] = None
-    top_p: Annotated[float | None, Field(description="Share of the probability drawn from.")] = None
-    top_k: Annotated[int | None, Field(description="Number of candidates drawn from; 0 is all.")] = None
-    seed: Annotated[int | None, Field(description="The same seed gives the same speech.")] = None
-    runaway_guard: Annotated[
-        bool | None, Field(description="Cut a generation far too long for its text.")
-    ] = True
-    check_tags: Annotated[bool | None, Field(description="Refuse control tags that do not exist.")] = True
-    initial_codec_chunk_frames: Annotated[
-        int | None, Field(ge=0, description="Frames in a stream's first chunk; 0 lets the server choose.")
-    ] = None
-    speed: Annotated[float | None, Field(description="Only 1.0 for now.")] = None
-    instructions: Annotated[str | None, Field(description="Ignored for now, which a header says.")] = None
-
-
-FIELDS = tuple(dict.fromkeys((*SpeechBody.model_fields, *ReferenceBody.model_fields)))
+# What OpenAI's clients ask for unless they are told otherwise: they mean the model that is served.
+OPENAI_MODELS = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 
 class Delivery(StrEnum):
@@ -92,12 +29,15 @@ class Delivery(StrEnum):
 
 @dataclass(frozen=True)
 class Order:
-    """A validated body: what is asked of the pipeline, and in which form the caller wants it.
+    """What is asked of the pipeline, how its audio is to sound, and in which form the caller wants it.
 
+    `id` is the caller's; the request's is that with an ending, so that no two in the house are the same.
     `seed` is the one that will be used, None if the checkpoint has one of its own.
     """
 
+    id: str
     request: SpeechRequest
+    shape: Shape
     format: str
     delivery: Delivery
     seed: int | None
@@ -109,10 +49,11 @@ class Reader:
 
     def __init__(self, info: ModelInfo, voices: VoiceStore, config: Config) -> None:
         self.served_name = config.server.served_model_name or info.name
-        self._model_names = {self.served_name, info.name, config.model.model, ""}
+        self._model_names = {self.served_name, info.name, config.model.model, "", *OPENAI_MODELS}
         self._info = info
         self._voices = voices
         self._max_chars = config.server.max_input_chars
+        self._default_format = config.server.default_format
 
     def check_model(self, name: str | None) -> None:
         """Raise NotFoundError (404) unless `name` means the served model."""
@@ -139,34 +80,53 @@ class Reader:
                 param="input",
                 code="string_above_max_length",
             )
-        if body.speed not in (None, 1):
-            raise RequestError(
-                f"speed is {body.speed}, but only 1.0 can be served: leave it out", param="speed"
-            )
-        seed = body.seed
-        if seed is None and self._info.sampling.seed is None:
-            # Drawn here and not in the model, so that the caller is told.
-            seed = secrets.randbits(31)
-        sampling = SamplingParams(
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            seed=seed,
-            max_new_tokens=body.max_new_tokens,
-        )
+        _refuse_what_no_one_does(body)
+        tags, warnings = self._directions(body)
         delivery = _delivery(body)
+        sampling = self._sampling(body)
         request = SpeechRequest(
-            request_id=request_id,
-            text=body.input,
-            reference=_reference(body) or self._voice(body.voice),
+            request_id=f"{request_id}.{secrets.token_hex(4)}",
+            text=tags + body.input if body.input.strip() else body.input,
+            reference=read_reference(body) or self._voice(body.voice or body.speaker),
             sampling=sampling,
             runaway_guard=body.runaway_guard is not False,
             check_tags=body.check_tags is not False,
             stream=delivery is not Delivery.FILE,
             initial_chunk_frames=body.initial_codec_chunk_frames or None,
         )
-        warnings = ("instructions are ignored",) if body.instructions else ()
-        return Order(request, body.response_format or "wav", delivery, seed, warnings)
+        shape = Shape(
+            speed=1.0 if body.speed is None else body.speed,
+            sample_rate_hz=body.sample_rate,
+            loudness_lufs=body.loudness_lufs,
+            trim_silence=body.trim_silence is not False,
+        )
+        format = body.response_format or self._default_format
+        return Order(request_id, request, shape, format, delivery, sampling.seed, warnings)
+
+    def _sampling(self, body: SpeechBody) -> SamplingParams:
+        seed = body.seed
+        if seed is None and self._info.sampling.seed is None:
+            # Drawn here and not in the model, so that the caller is told.
+            seed = secrets.randbits(31)
+        return SamplingParams(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            seed=seed,
+            max_new_tokens=body.max_new_tokens,
+        )
+
+    def _directions(self, body: SpeechBody) -> tuple[str, tuple[str, ...]]:
+        """What to put before the text for the instructions, and what the caller should know of them."""
+        warnings = []
+        tags: tuple[str, ...] = ()
+        if body.instructions and body.instructions.strip():
+            tags = tags_for(body.instructions, self._info.control_tags)
+            told = (
+                f"instructions are read as {' '.join(tags)}" if tags else "instructions are ignored: no words"
+            )
+            warnings.append(told if tags else f"{told} in them have a control tag")
+        return "".join(f"{tag} " for tag in tags), tuple(warnings)
 
     def _voice(self, voice: str | VoiceName | None) -> Reference | None:
         return self._voices.get(voice.id if isinstance(voice, VoiceName) else voice or DEFAULT)
@@ -182,50 +142,9 @@ def _delivery(body: SpeechBody) -> Delivery:
     return Delivery.RAW if body.response_format == "pcm" else Delivery.CHUNKS
 
 
-def _reference(body: SpeechBody) -> Reference | None:
-    """The reference, wherever in the body its parts are."""
-    if body.references and len(body.references) > 1:
+def _refuse_what_no_one_does(body: SpeechBody) -> None:
+    if body.repetition_penalty not in (None, 1):
         raise RequestError(
-            f"references has {len(body.references)} items, but a voice is cloned from one", param="references"
+            f"repetition_penalty is {body.repetition_penalty}, but only 1 can be served: leave it out",
+            param="repetition_penalty",
         )
-    item = body.references[0] if body.references else ReferenceBody()
-    audio = _only("references", item.audio_path, item.audio, item.ref_audio, _data_uri(item), body.ref_audio)
-    text = _only("reference_text", item.text, body.reference_text, body.ref_text)
-    codes = None if body.reference_codes is None else _codes(body.reference_codes)
-    if audio is not None and codes is not None:
-        raise RequestError(
-            "reference_codes and a recording are two voices: give one", param="reference_codes"
-        )
-    if audio is None and codes is None:
-        if text is not None or body.references:
-            raise RequestError(
-                "the reference has no audio: give references[0].audio_path or reference_codes",
-                param="references",
-            )
-        return None
-    return Reference(audio=audio, codes=codes, text=text)
-
-
-def _only(param: str, *values: str | None) -> str | None:
-    given = set(filter(None, values))
-    if len(given) > 1:
-        raise RequestError(f"{param} is given twice, in different words: give it once", param=param)
-    return given.pop() if given else None
-
-
-def _data_uri(item: ReferenceBody) -> str | None:
-    if item.data is None or item.data.startswith("data:"):
-        return item.data
-    return f"data:{item.media_type or ''};base64,{item.data}"
-
-
-def _codes(rows: list[list[int]]) -> Array:
-    try:
-        codes = np.array(rows, np.int32)
-    except (ValueError, OverflowError):
-        codes = np.zeros(0, np.int32)
-    if codes.ndim != 2 or codes.size == 0:
-        raise RequestError(
-            "reference_codes must be a list of frames of equally many codes each", param="reference_codes"
-        )
-    return codes

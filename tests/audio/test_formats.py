@@ -3,6 +3,7 @@ import struct
 import wave
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -154,3 +155,22 @@ def test_write_wav_and_read_wav_are_inverse(tmp_path: Path) -> None:
     waveform, rate_hz = read_wav(tmp_path / "a.wav")
     assert rate_hz == RATE
     np.testing.assert_allclose(waveform, speech_like(), atol=2 / 32_767)
+
+
+@pytest.mark.parametrize(("format", "codec"), [("mulaw", "pcm_mulaw"), ("alaw", "pcm_alaw")])
+def test_telephones_get_one_byte_for_each_sample(format: str, codec: str) -> None:
+    waveform = speech_like(0.5)[::3]
+    data = b"".join(streamed(waveform, format, rate_hz=8_000))
+    assert data == encode_file(waveform, format, 8_000)
+    assert len(data) == len(waveform)
+    decoder = av.CodecContext.create(codec, "r")
+    decoder.sample_rate, decoder.layout = 8_000, "mono"  # type: ignore[attr-defined]
+    (frame,) = decoder.decode(av.Packet(data))  # type: ignore[attr-defined]
+    np.testing.assert_allclose(frame.to_ndarray()[0] / 32_768, waveform, atol=0.02)
+
+
+def test_a_bit_rate_may_be_asked_for() -> None:
+    sizes = [len(encode_file(speech_like(), "mp3", RATE, bit_rate)) for bit_rate in (32_000, None, 160_000)]
+    assert sizes[0] < sizes[1] / 2 < sizes[2] / 3
+    assert len(b"".join(streamed(speech_like(), "mp3"))) == pytest.approx(1.5 * 96_000 / 8, rel=0.1)
+    assert encode_file(speech_like(), "wav", RATE, 32_000) == encode_file(speech_like(), "wav", RATE)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stentor.audio.resample import resample
+from stentor.audio.resample import Resampler, resample
 
 
 def tone(frequency_hz: float, sample_rate_hz: int, seconds: float = 1.0) -> np.ndarray:
@@ -30,3 +30,14 @@ def test_the_same_rate_changes_nothing() -> None:
 
 def test_nothing_stays_nothing() -> None:
     assert len(resample(np.zeros(0, np.float32), 16_000, 24_000)) == 0
+
+
+@pytest.mark.parametrize("to_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("chunk", [1, 333, 960, 100_000])
+def test_a_stream_is_the_whole_to_the_sample(to_hz: int, chunk: int) -> None:
+    waveform = np.random.default_rng(0).standard_normal(4_801).astype(np.float32)
+    resampler = Resampler(24_000, to_hz)
+    pieces = [resampler.feed(waveform[at : at + chunk]) for at in range(0, len(waveform), chunk)]
+    streamed = np.concatenate([*pieces, resampler.finish()])
+    assert abs(len(streamed) - len(waveform) * to_hz / 24_000) <= 0.5
+    np.testing.assert_array_equal(streamed, resample(waveform, 24_000, to_hz))

@@ -108,14 +108,16 @@ def test_sigterm_lets_a_stream_of_the_real_thing_end_whole(tmp_path: Path) -> No
         "response_format": "pcm",
         "max_new_tokens": 300,
     }
-    with LocalServer([str(checkpoint), "--max-context", "1024"]) as started:
-        with httpx2.Client(base_url=started.url, timeout=60, trust_env=False) as client:
-            whole = client.post("/v1/audio/speech", json=body).content
-            with client.stream("POST", "/v1/audio/speech", json=body) as response:
-                chunks = response.iter_raw()
-                heard = next(chunks)
-                with ThreadPoolExecutor() as pool:
-                    status = pool.submit(started.stop, 60)
-                    heard += b"".join(chunks)
-                    assert status.result() == 0
+    with (
+        LocalServer([str(checkpoint), "--max-context", "1024"]) as started,
+        httpx2.Client(base_url=started.url, timeout=60, trust_env=False) as client,
+    ):
+        whole = client.post("/v1/audio/speech", json=body).content
+        with client.stream("POST", "/v1/audio/speech", json=body) as response:
+            chunks = response.iter_raw()
+            heard = next(chunks)
+            with ThreadPoolExecutor() as pool:
+                status = pool.submit(started.stop, 60)
+                heard += b"".join(chunks)
+                assert status.result() == 0
     assert len(heard) == len(whole) > 0

@@ -9,9 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from stentor.audio.shape import Shape
 from stentor.config import Config, override
 from stentor.errors import AbortedError, OverloadedError
 from stentor.request import Audio, FinishReason, ModelInfo, SamplingParams, SpeechRequest, Usage
+from stentor.server.protocol import Delivery, Order
 from stentor.voices import VoiceStore
 
 RATE = 24_000
@@ -156,6 +158,17 @@ class FakePipeline:
 
 def voices() -> VoiceStore:
     return VoiceStore("/nowhere")
+
+
+def order(
+    request: SpeechRequest | None = None,
+    *,
+    delivery: Delivery = Delivery.RAW,
+    format: str = "pcm",
+    **shape: Any,
+) -> Order:
+    request = request or SpeechRequest("id-1.0", "Hello.", stream=delivery is not Delivery.FILE)
+    return Order("id-1", request, Shape(**shape), format, delivery, seed=7)
 
 
 def config(access: dict[str, Any] | None = None, **server: Any) -> Config:

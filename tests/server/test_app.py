@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stentor.server.app import create_app
-from stentor.server.protocol import FIELDS
+from stentor.server.bodies import FIELDS
 from tests.server.conftest import Running
 from tests.server.fakes import INFO, FakePipeline, config, say, voices
 
@@ -53,6 +53,16 @@ def test_every_answer_has_an_id_of_its_own(serve: Serve) -> None:
     server = serve()
     answers = [server.http.get(path) for path in ("/health", "/health", "/metrics", "/nowhere", "/v1/models")]
     assert len({answer.headers["X-Request-Id"] for answer in answers}) == len(answers)
+
+
+def test_a_clients_own_id_is_taken_if_it_is_sane(serve: Serve) -> None:
+    http = serve().http
+    for own in ("req-1", "01HZ:a.b_c", "x" * 64):
+        assert http.get("/health", headers={"X-Request-Id": own}).headers["X-Request-Id"] == own
+    for own in ("", "x" * 65, "a b", "a\tb", 'a"b', "%0a"):
+        told = http.get("/health", headers={"X-Request-Id": own}).headers["X-Request-Id"]
+        assert told != own
+        assert len(told) == 32
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,20 @@ from stentor.audio.formats import FORMATS, encode_file, to_pcm16
 from stentor.audio.load import decode
 from stentor.errors import InternalError
 from stentor.request import FinishReason
-from stentor.server.delivery import make_form
+from stentor.server.delivery import Form, make_form
 from stentor.server.protocol import Delivery
-from tests.server.fakes import FRAME, RATE, USAGE, sound, tone
+from tests.server.fakes import FRAME, RATE, USAGE, order, sound, tone
 
 LAST = sound(0.0, finish_reason=FinishReason.LENGTH, usage=USAGE)
 
 
+def made(delivery: Delivery, format: str) -> Form:
+    return make_form(order(delivery=delivery, format=format), RATE)
+
+
 def told(delivery: Delivery, format: str, seconds: float = 0.5) -> tuple[list[bytes], bytes]:
     """What a form makes of each chunk, and of the end."""
-    form = make_form(delivery, format, "id-1", RATE)
+    form = made(delivery, format)
     waveform = tone(seconds)
     pieces = [form.piece(waveform[at : at + FRAME]) for at in range(0, len(waveform), FRAME)]
     return pieces, form.finish(LAST)
@@ -54,8 +58,16 @@ def test_raw_bytes_are_one_file(format: str) -> None:
     assert like_the_file(b"".join(pieces) + rest, format)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_whole_file_comes_at_the_end(format: str) -> None:
+    pieces, rest = told(Delivery.FILE, format)
+    assert not any(pieces)
+    np.testing.assert_array_equal(heard(rest, format), heard(encode_file(tone(0.5), format, RATE), format))
+
+
 def test_raw_bytes_have_no_words_for_a_failure() -> None:
-    assert make_form(Delivery.RAW, "pcm", "id-1", RATE).failure(InternalError("x")) is None
+    assert made(Delivery.RAW, "pcm").failure(InternalError("x")) is None
+    assert made(Delivery.FILE, "pcm").failure(InternalError("x")) is None
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -102,7 +114,7 @@ def test_chunk_events_of_other_formats_are_slices_of_one_file(format: str) -> No
 
 @pytest.mark.parametrize("delivery", [Delivery.DELTAS, Delivery.CHUNKS])
 def test_a_failure_is_an_event_with_openais_error_object(delivery: Delivery) -> None:
-    data = make_form(delivery, "wav", "id-1", RATE).failure(InternalError("a worker died"))
+    data = made(delivery, "wav").failure(InternalError("a worker died"))
     assert data is not None
     assert events(data)[0]["error"]["message"] == "a worker died"
     assert events(data)[0]["error"]["type"] == "server_error"
@@ -110,5 +122,5 @@ def test_a_failure_is_an_event_with_openais_error_object(delivery: Delivery) -> 
 
 def test_unknown_usage_is_null() -> None:
     for delivery in (Delivery.DELTAS, Delivery.CHUNKS):
-        form = make_form(delivery, "wav", "id-1", RATE)
+        form = made(delivery, "wav")
         assert b'"usage":null' in form.finish(sound(0.0, finish_reason=FinishReason.STOP))

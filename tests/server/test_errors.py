@@ -15,8 +15,8 @@ from stentor.errors import (
     StentorError,
     TooLargeError,
 )
+from stentor.server.bodies import FIELDS, SpeechBody
 from stentor.server.errors import MODEL_NOT_FOUND, error_object, error_response, explain, status_of
-from stentor.server.protocol import FIELDS, SpeechBody
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 from starlette.routing import Match
 
 from stentor.server.app import create_app
+from stentor.server.bodies import ReferenceBody, SpeechBody
 from stentor.server.page import PAGE, policy
-from stentor.server.protocol import ReferenceBody, SpeechBody
 from tests.server.conftest import Running
 from tests.server.fakes import INFO, FakePipeline, config, voices
 

@@ -1,14 +1,14 @@
-import base64
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from stentor.audio.formats import FORMATS
+from stentor.audio.shape import Shape
 from stentor.errors import NotFoundError, RequestError, TooLargeError
-from stentor.request import ModelInfo, Reference, SamplingParams
-from stentor.server.protocol import Delivery, FormatName, Order, Reader, ReferenceBody, SpeechBody
+from stentor.request import ModelInfo, SamplingParams
+from stentor.server.bodies import SpeechBody
+from stentor.server.protocol import OPENAI_MODELS, Delivery, Order, Reader
 from stentor.voices import VoiceStore
 from tests.server.fakes import INFO, config, voices
 
@@ -20,17 +20,11 @@ def read(info: ModelInfo = INFO, store: VoiceStore | None = None, **body: Any) -
     return reader.read(SpeechBody.model_validate({"input": "Hello.", **body}), "id-1")
 
 
-def reference(**body: Any) -> Reference:
-    found = read(**body).request.reference
-    assert found is not None
-    return found
-
-
 def test_the_defaults_are_those_of_the_checkpoint() -> None:
     order = read()
     request = order.request
-    assert (request.request_id, request.text) == ("id-1", "Hello.")
-    assert (order.format, order.delivery, order.warnings) == ("wav", Delivery.FILE, ())
+    assert (order.id, request.text) == ("id-1", "Hello.")
+    assert (order.format, order.delivery, order.warnings, order.shape) == ("wav", Delivery.FILE, (), Shape())
     assert request.reference is None
     assert request.runaway_guard
     assert request.check_tags
@@ -59,7 +53,12 @@ def test_every_value_arrives_where_it_belongs() -> None:
         check_tags=False,
         initial_codec_chunk_frames=7,
         response_format="opus",
+        sample_rate=48_000,
+        speed=1.5,
+        loudness_lufs=-20,
+        trim_silence=False,
     )
+    assert order.shape == Shape(1.5, 48_000, -20, False)
     assert order.request.sampling == SamplingParams(0.5, 0.9, 30, 404, 100)
     assert (order.request.runaway_guard, order.request.check_tags) == (False, False)
     assert order.request.initial_chunk_frames == 7
@@ -106,68 +105,6 @@ def test_how_the_audio_goes_out(body: dict[str, Any], delivery: Delivery) -> Non
     assert order.request.stream is (delivery is not Delivery.FILE)
 
 
-# References
-
-
-@pytest.mark.parametrize("key", ["audio_path", "audio", "ref_audio"])
-def test_a_recording_in_all_spellings(key: str) -> None:
-    assert reference(references=[{key: "a.wav", "text": "Hi."}]) == Reference(audio="a.wav", text="Hi.")
-
-
-def test_the_short_spelling_of_a_recording() -> None:
-    assert reference(ref_audio="a.wav", ref_text="Hi.") == Reference(audio="a.wav", text="Hi.")
-
-
-def test_data_with_its_media_type_is_a_data_uri() -> None:
-    data = base64.b64encode(b"sound").decode()
-    assert reference(references=[{"data": data, "media_type": "audio/mpeg"}]).audio == (
-        f"data:audio/mpeg;base64,{data}"
-    )
-    assert reference(references=[{"data": data}]).audio == f"data:;base64,{data}"
-
-
-def test_codes_with_their_text() -> None:
-    for text in ({"reference_text": "Hi."}, {"ref_text": "Hi."}, {"references": [{"text": "Hi."}]}):
-        found = reference(reference_codes=CODES, **text)
-        assert found.codes is not None
-        np.testing.assert_array_equal(found.codes, CODES)
-        assert np.issubdtype(found.codes.dtype, np.integer)
-        assert (found.audio, found.text) == (None, "Hi.")
-
-
-def test_the_voice_is_ignored_beside_a_reference() -> None:
-    assert reference(voice="nobody", references=[{"audio": "a.wav"}]).audio == "a.wav"
-
-
-def test_empty_references_are_none() -> None:
-    assert read(references=[]).request.reference is None
-
-
-@pytest.mark.parametrize(
-    ("body", "param", "said"),
-    [
-        ({"references": [{"audio": "a"}, {"audio": "b"}]}, "references", "2 items"),
-        ({"references": [{"audio": "a", "audio_path": "b"}]}, "references", "given twice"),
-        ({"references": [{"audio": "a"}], "ref_audio": "b"}, "references", "given twice"),
-        ({"ref_audio": "a", "ref_text": "x", "reference_text": "y"}, "reference_text", "given twice"),
-        ({"references": [{"audio": "a"}], "reference_codes": CODES}, "reference_codes", "two voices"),
-        ({"references": [{}]}, "references", "no audio"),
-        ({"references": [{"text": "Hi."}]}, "references", "no audio"),
-        ({"reference_text": "Hi."}, "references", "no audio"),
-        ({"reference_codes": []}, "reference_codes", "equally many"),
-        ({"reference_codes": [[]]}, "reference_codes", "equally many"),
-        ({"reference_codes": [[1, 2], [3]]}, "reference_codes", "equally many"),
-        ({"reference_codes": [[10**30] * 8]}, "reference_codes", "equally many"),
-    ],
-)
-def test_references_that_contradict_themselves_are_refused(
-    body: dict[str, Any], param: str, said: str
-) -> None:
-    with pytest.raises(RequestError, match=said) as caught:
-        read(**body)
-    assert caught.value.param == param
-
-
 # Voices and models
 
 
@@ -190,7 +127,7 @@ def test_an_unknown_voice_is_named() -> None:
 
 
 def test_the_model_may_be_left_out_or_named_as_it_is_served() -> None:
-    for name in (None, "", "stentor-test"):
+    for name in (None, "", "stentor-test", *OPENAI_MODELS):
         read(model=name)
     with pytest.raises(NotFoundError, match="no model 'gpt-9': this server serves 'stentor-test'") as caught:
         read(model="gpt-9")
@@ -198,12 +135,12 @@ def test_the_model_may_be_left_out_or_named_as_it_is_served() -> None:
 
 
 def test_the_served_name_is_the_one_that_is_told() -> None:
-    reader = Reader(INFO, voices(), config(served_model_name="tts-1"))
-    assert reader.served_name == "tts-1"
-    reader.check_model("tts-1")
+    reader = Reader(INFO, voices(), config(served_model_name="aoede"))
+    assert reader.served_name == "aoede"
+    reader.check_model("aoede")
     reader.check_model("stentor-test")
-    with pytest.raises(NotFoundError, match="'tts-1'"):
-        reader.check_model("tts-2")
+    with pytest.raises(NotFoundError, match="'aoede'"):
+        reader.check_model("gpt-9")
 
 
 # What cannot be served
@@ -224,8 +161,11 @@ def test_the_served_name_is_the_one_that_is_told() -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
-        ({"speed": 1.5}, "speed"),
+        ({"speed": 0.2}, "speed"),
         ({"speed": float("nan")}, "speed"),
+        ({"sample_rate": 4_000}, "sample_rate"),
+        ({"loudness_lufs": 3}, "loudness_lufs"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(body: dict[str, Any], param: str) -> None:
@@ -240,20 +180,54 @@ def test_a_text_over_the_limit_is_refused_with_both_numbers() -> None:
         read(input="x" * 41)
 
 
-def test_a_speed_of_one_is_no_wish() -> None:
-    for speed in (1, 1.0, None):
-        assert read(speed=speed, seed=1).request == read(seed=1).request
+def test_what_asks_for_nothing_changes_nothing() -> None:
+    plain = read(seed=1)
+    for body in (
+        {"speed": 1},
+        {"speed": None},
+        {"repetition_penalty": 1.0},
+        {"language": "English"},
+        {"task_type": "Base"},
+        {"non_streaming_mode": True},
+        {"instructions": " "},
+        {"trim_silence": True},
+        {"extra_params": {}},
+        {"stage_params": {"engine": {}}},
+    ):
+        order = read(seed=1, **body)
+        assert (order.shape, order.format, order.delivery, order.warnings) == (
+            *(plain.shape, plain.format, plain.delivery),
+            (),
+        )
+        assert order.request.text == plain.request.text
+        assert order.request.sampling == plain.request.sampling
 
 
-def test_instructions_are_ignored_but_not_in_silence() -> None:
-    assert read(instructions="Whisper.").warnings == ("instructions are ignored",)
-    assert read(instructions="").warnings == ()
+def test_two_orders_of_one_id_are_two_requests() -> None:
+    first, second = read(), read()
+    assert first.id == second.id == "id-1"
+    assert first.request.request_id != second.request.request_id
+    assert first.request.request_id.startswith("id-1.")
 
 
-def test_the_schema_lists_the_formats_that_there_are() -> None:
-    assert get_args(FormatName) == tuple(FORMATS)
+def test_the_default_format_is_the_settings() -> None:
+    reader = Reader(INFO, voices(), config(default_format="mp3"))
+    assert reader.read(SpeechBody(input="Hello."), "id-1").format == "mp3"
+    assert reader.read(SpeechBody(input="Hello.", response_format="wav"), "id-1").format == "wav"
 
 
-def test_every_field_is_documented() -> None:
-    for body in (SpeechBody, ReferenceBody):
-        assert [name for name, field in body.model_fields.items() if not field.description] == []
+def test_instructions_become_tags_where_they_parse_and_are_never_ignored_in_silence() -> None:
+    told = ModelInfo(
+        **{
+            **{name: getattr(INFO, name) for name in INFO.__struct_fields__},
+            "control_tags": ("<|style:whispering|>", "<|prosody:speed_slow|>"),
+        }
+    )
+    order = read(told, instructions="Whisper, slowly.")
+    assert order.request.text == "<|style:whispering|> <|prosody:speed_slow|> Hello."
+    assert order.warnings == ("instructions are read as <|style:whispering|> <|prosody:speed_slow|>",)
+    order = read(told, instructions="Like a pirate.")
+    assert order.request.text == "Hello."
+    assert order.warnings == ("instructions are ignored: no words in them have a control tag",)
+    with pytest.raises(RequestError, match="empty"):
+        read(told, input=" ", instructions="Whisper.")

@@ -1,0 +1,170 @@
+"""Knows how one order is spoken, for whatever door it came through: audio in, shaped and encoded bytes out.
+
+Audio is shaped and encoded in threads, so that the event loop only passes bytes on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from stentor.audio.shape import Shaper
+from stentor.errors import InternalError, OverloadedError, RequestError, StentorError, summary
+from stentor.metrics import Metrics
+from stentor.request import Audio
+from stentor.server.admission import Admission
+from stentor.server.caller import current
+from stentor.server.delivery import Form
+from stentor.server.errors import error_object
+from stentor.server.outcomes import Outcomes
+from stentor.server.protocol import Delivery, Order, Reader
+
+_NO_SOUND = "the model made no sound for this text: try another seed, or other words"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What every door needs: where requests go, how bodies are read, who encodes, and who remembers."""
+
+    pipeline: Admission
+    reader: Reader
+    metrics: Metrics
+    outcomes: Outcomes
+    encoders: Executor
+    sample_rate_hz: int
+    write_timeout_s: float
+
+
+class Utterance:
+    """One order being spoken. Iterate inside `async with` for what to send, never empty; leaving it ends it.
+
+        async with Utterance(service, order, partial(make_form, order)) as utterance:
+            async for data in utterance:
+                await send(data)
+
+    `make_form` gets the sample rate of what is heard. The request is recorded once: as done if it was
+    iterated to its end and left in peace, as refused or failed by the error that it raised, else as aborted.
+    Iteration raises the StentorError with which the request failed.
+    """
+
+    def __init__(self, service: Service, order: Order, make_form: Callable[[int], Form]) -> None:
+        """Raises OverloadedError if there is no place, InternalError if nothing is served."""
+        whole = order.delivery is Delivery.FILE
+        self.order = order
+        self.form: Form | None = None
+        self.last: Audio | None = None
+        self._service = service
+        self._make_form = make_form
+        self._shaper = Shaper(order.shape, service.sample_rate_hz, whole=whole)
+        self._meter = service.metrics.measure(self.sample_rate_hz, streamed=not whole)
+        self._complete = False
+        self._recorded = False
+        try:
+            self._stream = service.pipeline.submit(order.request)
+        except StentorError as error:
+            self._meter.end("overloaded" if isinstance(error, OverloadedError) else "error")
+            raise
+        self._owner = current().key.name
+        service.outcomes.put(self._owner, order.id, status="in_progress")
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate of what is heard."""
+        return self._shaper.sample_rate_hz
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio handed out so far, as they are heard."""
+        return self._meter.audio_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.abort()
+        if error is None:
+            self._record("done" if self._complete else "aborted")
+        elif isinstance(error, StentorError):
+            self._record("refused" if isinstance(error, RequestError) else "error", error)
+        elif isinstance(error, Exception) and not isinstance(error, ReaderGoneError):
+            log.error("request %s failed", self.order.request.request_id, exc_info=error)
+            self._record("error", InternalError("something in the server broke"))
+        else:
+            self._record("aborted")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._complete:
+            audio = await anext(self._stream, None)
+            self._complete = audio is None
+            self.last = audio or self.last
+            loop = asyncio.get_running_loop()
+            num_samples, data = await loop.run_in_executor(self._service.encoders, self._encode, audio)
+            self._meter.heard(num_samples)
+            if data:
+                return data
+        raise StopAsyncIteration
+
+    def delivered(self) -> None:
+        """Record the end now: all was sent but the mark of its end. The caller may ask for it right after."""
+        self._record("done")
+
+    def _encode(self, audio: Audio | None) -> tuple[int, bytes]:
+        """The samples to be heard of the next piece, or of the end, and what to send for them."""
+        if self.form is None:
+            self.form = self._make_form(self.sample_rate_hz)
+        if audio is not None:
+            waveform = self._shaper.feed(audio.waveform)
+            return len(waveform), self.form.piece(waveform) if len(waveform) else b""
+        waveform = self._shaper.finish()
+        if self.last is None or self._meter.audio_s + len(waveform) == 0:
+            raise InternalError(_NO_SOUND)
+        data = self.form.piece(waveform) if len(waveform) else b""
+        return len(waveform), data + self.form.finish(self.last)
+
+    def _record(self, outcome: str, error: StentorError | None = None) -> None:
+        if self._recorded:
+            return
+        self._recorded = True
+        last, meter, figures = self.last, self._meter, dict[str, Any]()
+        if last is not None and last.finish_reason is not None:
+            figures["finish_reason"] = str(last.finish_reason)
+        if last is not None and last.usage is not None:
+            figures["prompt_tokens"] = last.usage.prompt_tokens
+            figures["completion_tokens"] = last.usage.completion_tokens
+        taken_s = meter.end(outcome, **figures)
+        self._service.outcomes.put(
+            self._owner,
+            self.order.id,
+            status=outcome,
+            **{"finish_reason": None, **figures},
+            seed=self.order.seed,
+            audio_seconds=round(meter.audio_s, 3),
+            seconds=round(taken_s, 3),
+            ttfa_seconds=None if meter.ttfa_s is None else round(meter.ttfa_s, 3),
+            **({} if error is None else error_object(error)),
+        )
+        log.log(
+            logging.ERROR if outcome == "error" else logging.INFO,
+            "request %s %s%s: %.2f s of audio in %.2f s, first after %s%s",
+            self.order.request.request_id,
+            outcome,
+            f" ({figures['finish_reason']})" if "finish_reason" in figures else "",
+            meter.audio_s,
+            taken_s,
+            "-" if meter.ttfa_s is None else f"{meter.ttfa_s:.3f} s",
+            "" if error is None else f": {summary(error)}",
+        )
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads the answer any more."""
