@@ -123,6 +123,7 @@ class ServerConfig:
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     served_model_name: str = setting("", "Name of the model in the API; empty takes the checkpoint's.")
     max_input_chars: int = setting(4096, "Longest input text, in characters.", minimum=1)
+    max_batch_items: int = setting(32, "Texts in one request to say many, at most.", minimum=1)
     default_format: Literal["wav", "pcm", "flac", "mp3", "opus", "aac"] = setting(
         "wav", "Audio format of an answer to a request that names none ('mp3' is OpenAI's own)."
     )

@@ -18,7 +18,11 @@ _SLICE_BYTES = 64 * 1024
 
 
 class WatchedResponse(Response):
-    """An answer that is no longer made when its reader has gone."""
+    """An answer that is no longer made when its reader has gone, or reads nothing for `write_timeout_s`."""
+
+    def __init__(self, write_timeout_s: float) -> None:
+        super().__init__()
+        self._write_timeout_s = write_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answering = asyncio.ensure_future(self.answer(scope, receive, send))
@@ -36,6 +40,29 @@ class WatchedResponse(Response):
         """Send the whole answer."""
         raise NotImplementedError
 
+    async def send_whole(self, send: Send, media_type: str, data: bytes) -> None:
+        """Send all there is; returns early if the reader has gone."""
+        headers = {"Content-Type": media_type, "Content-Length": str(len(data))}
+        await self._begin(send, headers)
+        with contextlib.suppress(ReaderGoneError):
+            await self._write_all(send, data)
+            await self._write(send, b"", more=False)
+
+    async def _begin(self, send: Send, headers: dict[str, str]) -> None:
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+
+    async def _write_all(self, send: Send, data: bytes) -> None:
+        for at in range(0, len(data), _SLICE_BYTES):
+            await self._write(send, data[at : at + _SLICE_BYTES])
+
+    async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await send({"type": "http.response.body", "body": data, "more_body": more})
+        except (TimeoutError, OSError):
+            raise ReaderGoneError from None
+
 
 class SpeechAnswer(WatchedResponse):
     """The answer to one order: its audio as it is made, or one file of true length once all of it is there.
@@ -44,10 +71,9 @@ class SpeechAnswer(WatchedResponse):
     """
 
     def __init__(self, service: Service, order: Order) -> None:
-        super().__init__()
+        super().__init__(service.write_timeout_s)
         self._utterance = Utterance(service, order, partial(make_form, order))
         self._order = order
-        self._write_timeout_s = service.write_timeout_s
         self._started = False
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,8 +82,7 @@ class SpeechAnswer(WatchedResponse):
             async with self._utterance as utterance:
                 async for data in utterance:
                     await self._start(send, len(data))
-                    for at in range(0, len(data), _SLICE_BYTES):
-                        await self._write(send, data[at : at + _SLICE_BYTES])
+                    await self._write_all(send, data)
                 utterance.delivered()
                 await self._write(send, b"", more=False)
             return
@@ -96,8 +121,7 @@ class SpeechAnswer(WatchedResponse):
             told["X-Seed"] = str(order.seed)
         if order.warnings:
             told["X-Stentor-Warning"] = "; ".join(order.warnings)
-        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in told.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        await self._begin(send, told)
 
     def _how_it_ended(self) -> dict[str, str]:
         last = self._utterance.last
@@ -107,13 +131,6 @@ class SpeechAnswer(WatchedResponse):
             told["X-Prompt-Tokens"] = str(last.usage.prompt_tokens)
             told["X-Completion-Tokens"] = str(last.usage.completion_tokens)
         return told
-
-    async def _write(self, send: Send, data: bytes, *, more: bool = True) -> None:
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await send({"type": "http.response.body", "body": data, "more_body": more})
-        except (TimeoutError, OSError):
-            raise ReaderGoneError from None
 
 
 async def _left(receive: Receive) -> None:

@@ -15,6 +15,7 @@ from stentor.request import ModelInfo
 from stentor.server import errors, health, page, speech, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
+from stentor.server.batch import BatchBody
 from stentor.server.bodies import FIELDS
 from stentor.server.keys import Keyring
 from stentor.server.outcomes import Outcomes
@@ -70,12 +71,12 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     )
     app.state.admission = admission
     _add_layers(app, metrics, config)
-    errors.install(app, FIELDS)
+    errors.install(app, (*FIELDS, *BatchBody.model_fields))
     outcomes = Outcomes(config.server.outcome_age_s)
     service = Service(
         admission, reader, metrics, outcomes, encoders, info.sample_rate_hz, config.server.write_timeout_s
     )
-    app.include_router(speech.router(service))
+    app.include_router(speech.router(service, config.server.max_batch_items))
     app.include_router(voices.router(store))
     app.include_router(health.router(admission, info, reader, metrics))
     app.include_router(page.router())

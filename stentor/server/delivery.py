@@ -93,8 +93,8 @@ class DeltaEvents:
         return self._delta(self._encoder.encode(waveform))
 
     def finish(self, last: Audio) -> bytes:
-        usage = _usage(last, "input_tokens", "output_tokens")
-        done = {"type": "speech.audio.done", "usage": usage, "finish_reason": last.finish_reason}
+        counts = usage(last, "input_tokens", "output_tokens")
+        done = {"type": "speech.audio.done", "usage": counts, "finish_reason": last.finish_reason}
         return self._delta(self._encoder.finish()) + _event(done)
 
     def failure(self, error: StentorError) -> bytes | None:
@@ -127,8 +127,8 @@ class ChunkEvents:
 
     def finish(self, last: Audio) -> bytes:
         rest = b"" if self._encoder is None else self._audio(self._encoder.finish())
-        usage = _usage(last, "prompt_tokens", "completion_tokens")
-        return rest + self._chunk(audio=None, finish_reason=last.finish_reason, usage=usage) + _DONE
+        counts = usage(last, "prompt_tokens", "completion_tokens")
+        return rest + self._chunk(audio=None, finish_reason=last.finish_reason, usage=counts) + _DONE
 
     def failure(self, error: StentorError) -> bytes | None:
         return _event({"id": self._id, **error_object(error)}) + _DONE
@@ -145,7 +145,8 @@ class ChunkEvents:
         return _event({**head, **fields, "sample_rate": self._sample_rate_hz})
 
 
-def _usage(last: Audio, prompt: str, completion: str) -> dict[str, int] | None:
+def usage(last: Audio, prompt: str, completion: str) -> dict[str, int] | None:
+    """The token counts of an ended stream under the names that a dialect has for them; None if not known."""
     if last.usage is None:
         return None
     numbers = last.usage.prompt_tokens, last.usage.completion_tokens

@@ -7,19 +7,24 @@ from starlette.responses import Response
 
 from stentor.errors import NotFoundError
 from stentor.server.answer import SpeechAnswer
+from stentor.server.batch import BatchAnswer, BatchBody
 from stentor.server.bodies import SpeechBody
 from stentor.server.caller import current
 from stentor.server.errors import REQUEST_NOT_FOUND
 from stentor.server.utterance import Service
 
 
-def router(service: Service) -> APIRouter:
-    """The routes of speech."""
+def router(service: Service, most_items: int) -> APIRouter:
+    """The routes of speech; a batch may have `most_items`."""
     routes = APIRouter()
 
     @routes.post("/v1/audio/speech", response_class=Response, summary="Say a text.")
     async def speak(body: SpeechBody, request: Request) -> Response:
         return SpeechAnswer(service, service.reader.read(body, request.state.request_id))
+
+    @routes.post("/v1/audio/speech/batch", response_class=Response, summary="Say many texts.")
+    async def speak_all(body: BatchBody, request: Request) -> Response:
+        return BatchAnswer(service, body, request.state.request_id, most_items)
 
     @routes.get("/v1/audio/speech/{request_id}", summary="How a request of the last minutes ended.")
     async def outcome(request_id: str) -> dict[str, Any]:

@@ -284,14 +284,14 @@ def test_a_full_house_is_503_with_a_time_to_come_back(serve: Serve) -> None:
 # Readers who leave
 
 
-def ask(server: Running, **body: Any) -> socket.socket:
+def ask(server: Running, path: str = "/v1/audio/speech", **body: Any) -> socket.socket:
     """Send a request on a socket of its own, with little room for what is not read, and read nothing."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     connection.connect(("127.0.0.1", server.port))
-    data = json.dumps({"input": "Hello.", **body}).encode()
+    data = json.dumps(body if "items" in body else {"input": "Hello.", **body}).encode()
     head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(f"POST /v1/audio/speech HTTP/1.1\r\n{head}".encode() + data)
+    connection.sendall(f"POST {path} HTTP/1.1\r\n{head}".encode() + data)
     return connection
 
 
