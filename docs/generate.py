@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import typer
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
 from stentor.bench import report
 from stentor.cli.main import app
 from stentor.cli.options import describe_default
 from stentor.config import Config, Setting, settings
+from stentor.metrics import STAGE_GAUGES, Metrics
 from stentor.request import ModelInfo, SamplingParams
 from stentor.server.app import create_app
 from stentor.server.bodies import ReferenceBody, SpeechBody
 from stentor.voices import VoiceStore
 
+EMPTY_STATS: dict[str, dict[str, Any]] = {"requests": {}, "links": {}, "stages": {}, "workers": {}}
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -33,10 +36,12 @@ def pages() -> dict[Path, str]:
     results = load_results()
     reference = ROOT / "docs" / "reference"
     http, readme = reference / "http-api.md", ROOT / "README.md"
+    metrics = reference / "metrics.md"
     return {
         reference / "config.md": config_page(),
         reference / "cli.md": cli_page(),
         http: http_page(http.read_text()),
+        metrics: metrics_page(metrics.read_text()),
         ROOT / "BENCHMARKS.md": benchmarks_page(results),
         readme: fill(readme.read_text(), "benchmark table", server_table(results)),
     }
@@ -163,12 +168,32 @@ def http_page(page: str) -> str:
 
 def routes_table() -> str:
     """Each route with its summary."""
-    unused: Any = type("NoPipeline", (), {"stats": dict, "ready": bool})()
+    nothing = {"stats": dict, "when_passed": lambda *_: None}
+    unused: Any = type("NoPipeline", (), nothing)()
     info = ModelInfo("", "", 24_000, 960, 8, 1024, (), 1, SamplingParams())
     paths = create_app(unused, info, VoiceStore(""), Config()).openapi()["paths"]
     lines = ["| route | what it does |", "|---|---|"]
     for path, methods in paths.items():
         lines += [f"| `{method.upper()} {path}` | {route['summary']} |" for method, route in methods.items()]
+    return "\n".join(lines)
+
+
+def metrics_page(page: str) -> str:
+    """The page with its tables as the server's metrics describe themselves."""
+    page = fill(page, "request metrics", metrics_table())
+    lines = ["| metric | meaning |", "|---|---|"]
+    lines += [f"| `stentor_stage_{name}` | {about} |" for name, about in STAGE_GAUGES.items()]
+    return fill(page, "stage gauges", "\n".join(lines))
+
+
+def metrics_table() -> str:
+    """Each metric of requests and streams, with its kind and labels."""
+    lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for metric in vars(Metrics(lambda: EMPTY_STATS)).values():
+        if isinstance(metric, MetricWrapperBase):
+            (family,) = metric.describe()
+            labels = ", ".join(f"`{name}`" for name in metric._labelnames)
+            lines.append(f"| `{family.name}` | {family.type} | {labels} | {family.documentation} |")
     return "\n".join(lines)
 
 

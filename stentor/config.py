@@ -146,6 +146,9 @@ class ServerConfig:
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "How much is logged to stderr.")
     log_format: Literal["text", "json"] = setting("text", "Log lines for people, or one JSON object each.")
+    tracing: bool = setting(
+        False, "Send OpenTelemetry spans, to where the OTEL_* variables say (needs the extra `otel`)."
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,9 @@ class AccessConfig:
     )
     key_characters_per_minute: int = setting(
         0, "Characters of text a minute with one key, at most; 0 is no limit.", minimum=0
+    )
+    admin: bool = setting(
+        False, "Serve /v1/admin to API keys with `admin = true`; otherwise it does not exist."
     )
     cors_origins: str = setting(
         "", "Origins of web pages that may call the API, separated by commas; '*' allows all."

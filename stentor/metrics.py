@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -13,18 +13,64 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _TTFA_BUCKETS_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 _REQUEST_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+_LENGTH_BUCKETS_S = (0.5, 1, 2, 3, 5, 8, 12, 20, 30, 60, 120, 300)
+# With a bound at 0, which says how many had none, and at 0.1, as others define continuity.
+_UNDERRUN_BUCKETS_S = (0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 _RTF_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.25, 1.5, 2, 3, 5)
+
+
+# What the stages tell of themselves (`Stage.stats`), as they are explained.
+STAGE_GAUGES = {
+    "requests_known": "Requests that the stage's worker holds, or whose abort has not passed yet.",
+    "references_loading": "Recordings being fetched and decoded.",
+    "references_waiting": "Prompts waiting for the encoder.",
+    "reference_cache_bytes": "Memory of the cache of encoded references.",
+    "reference_cache_hits": "References found in the cache.",
+    "reference_cache_misses": "References encoded.",
+    "sequences_running": "Sequences that decode together.",
+    "sequences_waiting": "Sequences that wait for a place or for blocks.",
+    "kv_blocks_used": "Blocks of the KV cache that belong to sequences.",
+    "kv_blocks_total": "Blocks of the KV cache that there are.",
+    "prefill_tokens": "Prompt positions computed.",
+    "prefix_cached_tokens": "Prompt positions found in the prefix cache instead.",
+    "preemptions": "Sequences that made room for others.",
+    "streams": "Streams under way.",
+    "underruns": "Chunks that came after their listener had run dry.",
+    "round_s": "Seconds that a round usually takes.",
+}
+
+
+class StagePassage(Protocol):
+    """When a request came to a stage, and the stage's first and last results left it."""
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+
+    @property
+    def came_s(self) -> float:
+        """A time of `time.monotonic()`."""
+
+    @property
+    def first_s(self) -> float | None:
+        """Likewise; None if there was no result."""
+
+    @property
+    def last_s(self) -> float | None:
+        """Likewise."""
 
 
 class PlayoutClock:
     """A listener who plays from the first samples on and never skips: how often, and how long, did they wait.
 
-    `underruns` counts the times that playback stood still, `starved_s` sums their seconds.
+    `underruns` counts the times that playback stood still, `starved_s` sums their seconds, `longest_s` is
+    the longest.
     """
 
     def __init__(self, sample_rate_hz: int) -> None:
         self.underruns = 0
         self.starved_s = 0.0
+        self.longest_s = 0.0
         self._sample_rate_hz = sample_rate_hz
         self._played_out_s: float | None = None
 
@@ -35,8 +81,10 @@ class PlayoutClock:
         if self._played_out_s is None:
             self._played_out_s = at_s
         if at_s > self._played_out_s:
+            waited_s = at_s - self._played_out_s
             self.underruns += 1
-            self.starved_s += at_s - self._played_out_s
+            self.starved_s += waited_s
+            self.longest_s = max(self.longest_s, waited_s)
             self._played_out_s = at_s
         self._played_out_s += num_samples / self._sample_rate_hz
 
@@ -55,7 +103,7 @@ class Metrics:
         self.responses = counter("stentor_http_responses", "HTTP responses by status.", ["status"])
         self.requests = counter(
             "stentor_speech_requests",
-            "Ended speech requests by outcome (done, refused, error, aborted, overloaded) and finish reason.",
+            "Ended speech requests by outcome and finish reason.",
             ["outcome", "finish_reason"],
         )
         self.in_flight = Gauge(
@@ -72,6 +120,11 @@ class Metrics:
             "Seconds from a request to its end, if done.",
             buckets=_REQUEST_BUCKETS_S,
         )
+        self.length = histogram(
+            "stentor_audio_length_seconds",
+            "Seconds of audio of a request, if done.",
+            buckets=_LENGTH_BUCKETS_S,
+        )
         self.rtf = histogram(
             "stentor_rtf", "Seconds taken per second of audio, if done.", buckets=_RTF_BUCKETS
         )
@@ -83,6 +136,18 @@ class Metrics:
             "stentor_underruns", "Times that a listener playing along ran dry in a stream."
         )
         self.starved = counter("stentor_underrun_seconds", "Seconds that such listeners waited.")
+        self.longest_underrun = histogram(
+            "stentor_longest_underrun_seconds",
+            "The longest of such waits in each stream that brought audio; 0 if there was none.",
+            buckets=_UNDERRUN_BUCKETS_S,
+        )
+        self.stage_first = histogram(
+            "stentor_stage_first_result_seconds",
+            "Seconds from a request's coming to a stage until the stage's first result for it.",
+            ["stage"],
+            buckets=_TTFA_BUCKETS_S,
+        )
+        self.websockets = Gauge("stentor_websockets", "Open WebSockets.", registry=self.registry)
         self.streams = counter(
             "stentor_streams",
             "Streams that brought audio, by continuity (kept, broken).",
@@ -93,24 +158,59 @@ class Metrics:
         """Begin to measure a request, now."""
         return RequestMeter(self, sample_rate_hz, streamed)
 
+    def record(self, meter: "RequestMeter") -> None:
+        """Count a request that has ended."""
+        self.in_flight.dec()
+        self.requests.labels(meter.outcome, meter.finish_reason).inc()
+        self.tokens.labels("prompt").inc(meter.prompt_tokens)
+        self.tokens.labels("completion").inc(meter.completion_tokens)
+        if meter.streamed and meter.audio_s > 0:
+            self.underruns.inc(meter.clock.underruns)
+            self.starved.inc(meter.clock.starved_s)
+            self.longest_underrun.observe(meter.clock.longest_s)
+            self.streams.labels("broken" if meter.clock.underruns else "kept").inc()
+        if meter.rtf is not None:
+            self.duration.observe(meter.taken_s)
+            self.length.observe(meter.audio_s)
+            self.rtf.observe(meter.rtf)
+
+    def passed(self, _request_id: str, times: Iterable[StagePassage]) -> None:
+        """Count how long each stage took over a request; for `Pipeline.when_passed`."""
+        for one in times:
+            if one.first_s is not None:
+                self.stage_first.labels(one.stage).observe(one.first_s - one.came_s)
+
     def render(self) -> bytes:
         """Everything in Prometheus's text format (`CONTENT_TYPE`)."""
         return generate_latest(self.registry)
 
 
 class RequestMeter:
-    """Measures one speech request from its beginning to its one end; its figures go to `Metrics` then."""
+    """Measures one speech request from its beginning to its one end; its figures go to `Metrics` then.
+
+    `started_s` is a time of `time.monotonic()`; `taken_s`, `outcome`, `finish_reason` and the tokens are
+    those of the end.
+    """
 
     def __init__(self, metrics: Metrics, sample_rate_hz: int, streamed: bool) -> None:
+        self.streamed = streamed
+        self.started_s = time.monotonic()
         self.ttfa_s: float | None = None
         self.audio_s = 0.0
         self.clock = PlayoutClock(sample_rate_hz)
+        self.taken_s = 0.0
+        self.outcome = ""
+        self.finish_reason = ""
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
         self._metrics = metrics
         self._sample_rate_hz = sample_rate_hz
-        self._streamed = streamed
-        self._started_s = time.monotonic()
-        self._ended = False
         metrics.in_flight.inc()
+
+    @property
+    def rtf(self) -> float | None:
+        """Seconds taken per second of audio, if it is done and there was some."""
+        return self.taken_s / self.audio_s if self.outcome == "done" and self.audio_s else None
 
     def heard(self, num_samples: int) -> None:
         """Samples are there for the caller, now; none are no audio."""
@@ -118,8 +218,8 @@ class RequestMeter:
             return
         now_s = time.monotonic()
         if self.ttfa_s is None:
-            self.ttfa_s = now_s - self._started_s
-            self._metrics.ttfa.labels(str(self._streamed).lower()).observe(self.ttfa_s)
+            self.ttfa_s = now_s - self.started_s
+            self._metrics.ttfa.labels(str(self.streamed).lower()).observe(self.ttfa_s)
         self.clock.arrived(num_samples, now_s)
         self.audio_s += num_samples / self._sample_rate_hz
         self._metrics.audio.inc(num_samples / self._sample_rate_hz)
@@ -128,23 +228,12 @@ class RequestMeter:
         self, outcome: str, *, finish_reason: str = "", prompt_tokens: int = 0, completion_tokens: int = 0
     ) -> float:
         """Record how the request ended, at most once; gives the seconds it took."""
-        taken_s = time.monotonic() - self._started_s
-        if self._ended:
-            return taken_s
-        self._ended = True
-        metrics = self._metrics
-        metrics.in_flight.dec()
-        metrics.requests.labels(outcome, finish_reason).inc()
-        metrics.tokens.labels("prompt").inc(prompt_tokens)
-        metrics.tokens.labels("completion").inc(completion_tokens)
-        if self._streamed and self.audio_s > 0:
-            metrics.underruns.inc(self.clock.underruns)
-            metrics.starved.inc(self.clock.starved_s)
-            metrics.streams.labels("broken" if self.clock.underruns else "kept").inc()
-        if outcome == "done":
-            metrics.duration.observe(taken_s)
-            metrics.rtf.observe(taken_s / self.audio_s)
-        return taken_s
+        if not self.outcome:
+            self.taken_s = time.monotonic() - self.started_s
+            self.outcome, self.finish_reason = outcome, finish_reason
+            self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
+            self._metrics.record(self)
+        return self.taken_s
 
 
 class _PipelineCollector:
@@ -166,7 +255,7 @@ class _PipelineCollector:
             for name, value in gauges.items():
                 by_name.setdefault(name, {})[stage] = value
         for name, values in by_name.items():
-            about = f"{name.replace('_', ' ').capitalize()} of a stage."
+            about = STAGE_GAUGES.get(name, f"{name.replace('_', ' ').capitalize()} of a stage.")
             yield _gauge(f"stage_{name}", about, "stage", values)
         ready = {worker: state["ready"] for worker, state in stats["workers"].items()}
         yield _gauge("worker_ready", "Whether a worker is up.", "worker", ready)

@@ -1,6 +1,6 @@
 import re
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -44,6 +44,7 @@ def test_audio_that_comes_late_starves_for_as_long_as_it_is_late() -> None:
     clock.arrived(RATE // 2, 12.0)  # 0.3 late
     assert clock.underruns == 2
     assert clock.starved_s == pytest.approx(0.5)
+    assert clock.longest_s == pytest.approx(0.3)
 
 
 def test_no_samples_are_no_arrival() -> None:
@@ -84,6 +85,8 @@ def test_a_done_request_counts_once_with_all_its_figures(metrics: Metrics) -> No
     assert found["stentor_rtf_count"] == found["stentor_speech_request_seconds_count"] == 1
     assert 0 < found["stentor_rtf_sum"] < 0.1
     assert found['stentor_streams_total{continuity="kept"}'] == 1
+    assert found['stentor_longest_underrun_seconds_bucket{le="0.0"}'] == 1
+    assert found["stentor_audio_length_seconds_sum"] == 2
     assert found["stentor_underruns_total"] == 0
 
 
@@ -95,6 +98,8 @@ def test_a_starved_stream_is_counted_as_broken(metrics: Metrics) -> None:
     meter.end("aborted")
     found = series(metrics)
     assert found['stentor_streams_total{continuity="broken"}'] == found["stentor_underruns_total"] == 1
+    assert found['stentor_longest_underrun_seconds_bucket{le="0.02"}'] == 0
+    assert found["stentor_longest_underrun_seconds_count"] == 1
     assert found["stentor_underrun_seconds_total"] > 0.03
     assert found['stentor_speech_requests_total{finish_reason="",outcome="aborted"}'] == 1
 
@@ -106,6 +111,20 @@ def test_what_is_not_done_does_not_flatter_the_averages(metrics: Metrics, outcom
     assert found["stentor_rtf_count"] == found["stentor_speech_request_seconds_count"] == 0
     assert "stentor_streams_total" not in found
     assert found["stentor_speech_in_flight"] == 0
+
+
+class Times(NamedTuple):
+    stage: str
+    came_s: float
+    first_s: float | None
+    last_s: float | None
+
+
+def test_a_stages_time_is_that_until_its_first_result(metrics: Metrics) -> None:
+    metrics.passed("a", [Times("generate", 1.0, 1.5, 2.0), Times("vocode", 1.5, None, None)])
+    found = series(metrics)
+    assert found['stentor_stage_first_result_seconds_sum{stage="generate"}'] == 0.5
+    assert 'stentor_stage_first_result_seconds_count{stage="vocode"}' not in found
 
 
 def test_two_servers_in_one_process_do_not_share_their_figures(metrics: Metrics) -> None:

@@ -93,6 +93,12 @@ class GroupProcess:
             return self._crash or to_failure(InternalError(f"process {self.name} has ended with code {code}"))
         return None
 
+    def terminate(self) -> None:
+        """Have it end as if it had died; may be called from any thread."""
+        process = self._process
+        if process is not None:
+            process.terminate()
+
     def ask_to_stop(self) -> None:
         """Tell it to finish its step and end."""
         if self._connection is not None:

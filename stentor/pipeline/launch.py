@@ -10,7 +10,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from stentor.config import PipelineConfig
-from stentor.errors import ConfigError, Failure
+from stentor.errors import ConfigError, Failure, RequestError
 from stentor.pipeline.child import Segment
 from stentor.pipeline.crew import Crew
 from stentor.pipeline.group_process import GroupProcess
@@ -67,6 +67,10 @@ class ThreadLaunch:
                 for name, limit in self._crew.limits.items()
             },
         }
+
+    def restart(self, worker: str) -> None:
+        """A thread cannot be ended from outside. Raises RequestError."""
+        raise RequestError(f"worker {worker!r} is a thread: only `--workers process` can be restarted")
 
     def stop(self, timeout_s: float) -> None:
         """End the workers; one that does not finish its step within the time is left to itself."""
@@ -130,6 +134,12 @@ class ProcessLaunch:
             "links": {name: arena.under_way(link) for link, name in enumerate(self._link_names)},
             "workers": {group.name: group.stats() for group in self._groups},
         }
+
+    def restart(self, worker: str) -> None:
+        """Tell a process to end; `supervise` starts it again."""
+        for group in self._groups:
+            if group.name == worker:
+                group.terminate()
 
     def stop(self, timeout_s: float) -> None:
         """Ask all processes to end, kill those that do not within the time, and remove every trace."""

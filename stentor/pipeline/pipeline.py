@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -16,6 +16,7 @@ from stentor.errors import (
     AbortedError,
     ConfigError,
     InternalError,
+    NotFoundError,
     OverloadedError,
     RequestError,
     StentorError,
@@ -26,10 +27,12 @@ from stentor.pipeline.launch import Launch, ProcessLaunch, ThreadLaunch
 from stentor.pipeline.links import Doorbell, Item
 from stentor.pipeline.stream import AudioStream
 from stentor.request import Audio, SpeechRequest
-from stentor.stages.base import Abort, Payload, StageSpec
+from stentor.stages.base import Abort, Payload, StageSpec, StageTimes
 
 _STOP_S = 3.0
 _MESSAGES_PER_TURN = 64
+
+OnPassed = Callable[[str, Sequence[StageTimes]], None]
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,7 @@ class Pipeline:
         self._stopping = False
         self._down_since: float | None = None  # Since when a worker is not ready.
         self._end: StentorError | None = InternalError("the pipeline is not started; call start()")
+        self._on_passed: list[OnPassed] = []
         self._thread = threading.Thread(target=self._run, name="stentor-pipeline", daemon=True)
 
     def start(self) -> None:
@@ -135,6 +139,21 @@ class Pipeline:
             }
         of_workers = {"stages": {}, "links": {}, "workers": {}} if launch is None else launch.stats()
         return {"requests": requests, **of_workers}
+
+    def when_passed(self, call: OnPassed) -> None:
+        """Have `call(request_id, times)` called, on the pipeline's thread, when a request has passed."""
+        self._on_passed.append(call)
+
+    def restart(self, worker: str) -> None:
+        """Start a worker process anew; the requests that it holds fail. Returns before it is up again.
+
+        Raises:
+            RequestError: there is no such worker, or it is not a process.
+        """
+        launch = self._launch
+        if launch is None or worker not in launch.stats()["workers"]:
+            raise NotFoundError(f"there is no worker {worker[:100]!r}", param="worker")
+        launch.restart(worker)
 
     def close(self) -> None:
         """Abort what is open and end every worker, within seconds; may be called again."""
@@ -223,7 +242,7 @@ class Pipeline:
                 return
             for item in items:
                 if isinstance(item, Abort):
-                    self._forget(item.request_id)
+                    self._forget(item)
                 else:
                     self._hand_out(item)
         self._bell.ring()
@@ -259,13 +278,16 @@ class Pipeline:
                 if entry.drained:
                     del self._entries[entry.request_id]
 
-    def _forget(self, request_id: str) -> None:
+    def _forget(self, abort: Abort) -> None:
         with self._lock:
-            entry = self._entries.get(request_id)
-            if entry is not None:
-                entry.drained = True
-                if entry.released:
-                    del self._entries[request_id]
+            entry = self._entries.get(abort.request_id)
+            if entry is None or entry.drained:
+                return
+            entry.drained = True
+            if entry.released:
+                del self._entries[abort.request_id]
+        for on_passed in self._on_passed:
+            on_passed(abort.request_id, abort.times)
 
     def _finish(self, end: StentorError) -> None:
         """Fail what is open, end the workers, and let nobody in any more."""

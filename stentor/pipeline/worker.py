@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from stentor.errors import Failure, InternalError, summary, to_failure
 from stentor.pipeline.links import Doorbell, Item, Receiver, Sender
 from stentor.request import Audio
-from stentor.stages.base import Abort, Payload, Stage, StageSpec
+from stentor.stages.base import Abort, Payload, Stage, StageSpec, StageTimes
 
 STATS_INTERVAL_S = 0.25
 _MESSAGES_PER_TURN = 64
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 class _Progress:
     """What a worker remembers of a request, from its first piece until its Abort."""
 
+    came_s: float
+    first_s: float | None = None
+    last_s: float | None = None
     input_ended: bool = False
     output_ended: bool = False
 
@@ -104,13 +107,18 @@ class Worker:
         return True
 
     def _abort(self, stage: Stage, abort: Abort) -> None:
-        self._results.append(abort)
         progress = self._requests.pop(abort.request_id, None)
+        if progress is not None:
+            times = StageTimes(self.name, progress.came_s, progress.first_s, progress.last_s)
+            abort = Abort(abort.request_id, (*abort.times, times))
+        self._results.append(abort)
         if progress is not None and not progress.output_ended:
             stage.abort(abort.request_id)
 
     def _add(self, stage: Stage, payload: Payload) -> None:
-        progress = self._requests.setdefault(payload.request_id, _Progress())
+        progress = self._requests.get(payload.request_id)
+        if progress is None:
+            progress = self._requests[payload.request_id] = _Progress(time.monotonic())
         if progress.input_ended or progress.output_ended:
             return
         progress.input_ended = payload.last
@@ -143,9 +151,12 @@ class Worker:
                 self._fail(stage, request_id, self._defect(error))
             return True
         self._failed_steps = 0
+        now_s = time.monotonic()
         for payload in payloads:
             progress = self._requests.get(payload.request_id)
             if progress is not None and not progress.output_ended:
+                progress.first_s = progress.first_s or now_s
+                progress.last_s = now_s
                 progress.output_ended = payload.last
                 self._results.append(payload)
         return True

@@ -28,6 +28,7 @@ _TRACE_HEADERS = ("traceparent", "tracestate")
 # Of OpenAI's Realtime API, where a browser cannot set a header.
 _KEY_PROTOCOL = "openai-insecure-api-key."
 _KEY_PARAMETERS = ("api_key", "api-key", "xi_api_key", "xi-api-key", "authorization")
+_SWITCHING = 101
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 # Nothing that could forge a line of a log, or fill it.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -66,15 +67,12 @@ class Entrance:
 
         async def tell(message: Message) -> None:
             nonlocal status
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                status = message["status"]
-            if message["type"] == "websocket.accept":
-                status = 101
-            if message["type"] in (
-                "http.response.start",
-                "websocket.http.response.start",
-                "websocket.accept",
-            ):
+            kind = message["type"]
+            if kind == "websocket.accept":
+                status = _SWITCHING
+                self._metrics.websockets.inc()
+            if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                status = message.get("status", status)
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
                 self._metrics.responses.labels(str(status)).inc()
             await send(message)
@@ -82,6 +80,8 @@ class Entrance:
         try:
             await self._app(scope, receive, tell)
         finally:
+            if scope["type"] == "websocket" and status == _SWITCHING:
+                self._metrics.websockets.dec()
             self._note(scope, caller, status, time.monotonic() - began_s)
 
     def _note(self, scope: Scope, caller: Caller, status: int, seconds: float) -> None:

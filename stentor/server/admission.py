@@ -49,6 +49,10 @@ class Admission:
         """Is the pipeline in order, or mending itself."""
         return self._pipeline.alive()
 
+    def restart(self, worker: str) -> None:
+        """As `Pipeline.restart`."""
+        self._pipeline.restart(worker)
+
     def stats(self) -> dict[str, Any]:
         """As `Pipeline.stats`."""
         return self._pipeline.stats()

@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from stentor.config import Config
+from stentor.errors import ConfigError
 from stentor.metrics import Metrics
 from stentor.request import ModelInfo
-from stentor.server import errors, health, page, speech, voices
+from stentor.server import admin, errors, health, page, speech, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
@@ -20,6 +21,7 @@ from stentor.server.bodies import FIELDS
 from stentor.server.keys import Keyring
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
+from stentor.server.tracing import make_tracer
 from stentor.server.utterance import Service
 from stentor.voices import VoiceStore
 
@@ -52,6 +54,10 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     `app.state.admission` is the door to the pipeline that every route goes through.
     """
     metrics = Metrics(pipeline.stats)
+    pipeline.when_passed(metrics.passed)
+    tracer = make_tracer() if config.server.tracing else None
+    if tracer is not None:
+        pipeline.when_passed(tracer.passed)
     admission = Admission(pipeline)
     reader = Reader(info, store, config)
     encoders = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="encode")
@@ -60,6 +66,8 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         encoders.shutdown(wait=False, cancel_futures=True)
+        if tracer is not None:
+            tracer.close()
 
     app = FastAPI(
         title="Stentor",
@@ -70,24 +78,36 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
         redoc_url=None,
     )
     app.state.admission = admission
-    _add_layers(app, metrics, config)
+    keyring = Keyring(config.access)
+    _add_layers(app, metrics, keyring, config)
     errors.install(app, (*FIELDS, *BatchBody.model_fields))
     outcomes = Outcomes(config.server.outcome_age_s)
     service = Service(
-        admission, reader, metrics, outcomes, encoders, info.sample_rate_hz, config.server.write_timeout_s
+        admission,
+        reader,
+        metrics,
+        outcomes,
+        encoders,
+        info.sample_rate_hz,
+        config.server.write_timeout_s,
+        tracer,
     )
     app.include_router(speech.router(service, config.server.max_batch_items))
     app.include_router(voices.router(store))
     app.include_router(health.router(admission, info, reader, metrics))
     app.include_router(page.router())
+    if config.access.admin:
+        if not keyring.has_admin:
+            raise ConfigError("--admin needs a key with `admin = true` in --api-keys-file")
+        app.include_router(admin.router(admission))
     return app
 
 
-def _add_layers(app: FastAPI, metrics: Metrics, config: Config) -> None:
+def _add_layers(app: FastAPI, metrics: Metrics, keyring: Keyring, config: Config) -> None:
     """What every request passes before its route; the last one added is the first one passed."""
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes(config), pause_s=config.server.read_timeout_s)
     access, origins = config.access, split(config.access.cors_origins)
-    app.add_middleware(Gate, keyring=Keyring(access), open=open_paths(access), origins=origins)
+    app.add_middleware(Gate, keyring=keyring, open=open_paths(access), origins=origins)
     if origins:
         app.add_middleware(
             CORSMiddleware,

@@ -105,7 +105,7 @@ def explain(problem: dict[str, Any], fields: Sequence[str]) -> RequestError:
     """One of pydantic's findings about a body, in words that say how to mend it."""
     place = problem["loc"][1:]
     # Beyond the fields, pydantic names the types that it tried.
-    param = _spell([step for step in place if isinstance(step, int) or step in fields])
+    param = _spell([step for step in place if isinstance(step, int) or step in fields] or place[:1])
     kind = problem["type"]
     if kind == "json_invalid":
         return RequestError(f"the body is not valid JSON: {problem['ctx']['error']}")

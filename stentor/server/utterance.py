@@ -11,8 +11,16 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from stentor import logs
 from stentor.audio.shape import Shaper
-from stentor.errors import InternalError, OverloadedError, RequestError, StentorError, summary
+from stentor.errors import (
+    InternalError,
+    OverloadedError,
+    RateLimitedError,
+    RequestError,
+    StentorError,
+    summary,
+)
 from stentor.metrics import Metrics
 from stentor.request import Audio
 from stentor.server.admission import Admission
@@ -21,6 +29,7 @@ from stentor.server.delivery import Form
 from stentor.server.errors import error_object
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Delivery, Order, Reader
+from stentor.server.tracing import Tracer
 
 _NO_SOUND = "the model made no sound for this text: try another seed, or other words"
 
@@ -38,6 +47,7 @@ class Service:
     encoders: Executor
     sample_rate_hz: int
     write_timeout_s: float
+    tracer: Tracer | None = None
 
 
 class Utterance:
@@ -64,13 +74,15 @@ class Utterance:
         self._meter = service.metrics.measure(self.sample_rate_hz, streamed=not whole)
         self._complete = False
         self._recorded = False
+        self._caller = current()
         try:
             self._stream = service.pipeline.submit(order.request)
         except StentorError as error:
-            self._meter.end("overloaded" if isinstance(error, OverloadedError) else "error")
+            limited = isinstance(error, RateLimitedError)
+            full = "limited" if limited else "overloaded"
+            self._meter.end(full if isinstance(error, OverloadedError) else "error")
             raise
-        self._owner = current().key.name
-        service.outcomes.put(self._owner, order.id, status="in_progress")
+        service.outcomes.put(self._caller.key.name, order.id, status="in_progress")
 
     @property
     def sample_rate_hz(self) -> int:
@@ -141,29 +153,55 @@ class Utterance:
         if last is not None and last.usage is not None:
             figures["prompt_tokens"] = last.usage.prompt_tokens
             figures["completion_tokens"] = last.usage.completion_tokens
-        taken_s = meter.end(outcome, **figures)
+        meter.end(outcome, **figures)
         self._service.outcomes.put(
-            self._owner,
+            self._caller.key.name,
             self.order.id,
             status=outcome,
             **{"finish_reason": None, **figures},
             seed=self.order.seed,
             audio_seconds=round(meter.audio_s, 3),
-            seconds=round(taken_s, 3),
-            ttfa_seconds=None if meter.ttfa_s is None else round(meter.ttfa_s, 3),
+            seconds=round(meter.taken_s, 3),
+            ttfa_seconds=_rounded(meter.ttfa_s),
             **({} if error is None else error_object(error)),
         )
+        self._tell(error, figures)
+
+    def _tell(self, error: StentorError | None, figures: dict[str, Any]) -> None:
+        """The log's line of the request, and its trace; neither says what was to be spoken."""
+        request_id, key, meter = self.order.request.request_id, self._caller.key.name, self._meter
         log.log(
-            logging.ERROR if outcome == "error" else logging.INFO,
+            logging.ERROR if meter.outcome == "error" else logging.INFO,
             "request %s %s%s: %.2f s of audio in %.2f s, first after %s%s",
-            self.order.request.request_id,
-            outcome,
+            request_id,
+            meter.outcome,
             f" ({figures['finish_reason']})" if "finish_reason" in figures else "",
             meter.audio_s,
-            taken_s,
+            meter.taken_s,
             "-" if meter.ttfa_s is None else f"{meter.ttfa_s:.3f} s",
             "" if error is None else f": {summary(error)}",
+            extra=logs.fields(
+                request_id=request_id,
+                key=key or None,
+                outcome=meter.outcome,
+                **figures,
+                format=self.order.format,
+                streamed=meter.streamed,
+                characters=len(self.order.request.text),
+                audio_s=round(meter.audio_s, 3),
+                seconds=round(meter.taken_s, 3),
+                ttfa_s=_rounded(meter.ttfa_s),
+                rtf=_rounded(meter.rtf),
+                underruns=meter.clock.underruns,
+            ),
         )
+        if self._service.tracer is not None:
+            facts = {"key": key or None, "format": self.order.format}
+            self._service.tracer.ended(request_id, meter, self._caller.trace, **facts)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 class ReaderGoneError(Exception):

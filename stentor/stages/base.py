@@ -22,10 +22,23 @@ class Payload(msgspec.Struct, frozen=True, tag=True):
     failure: Failure | None = None
 
 
+class StageTimes(msgspec.Struct, frozen=True):
+    """When a request came to a stage, and its first and last results left, on `time.monotonic`'s clock."""
+
+    stage: str
+    came_s: float
+    first_s: float | None = None
+    last_s: float | None = None
+
+
 class Abort(msgspec.Struct, frozen=True, tag=True):
-    """Forget this request. Travels in-band on the links, from the head of the pipeline to its end."""
+    """Forget this request. Travels in-band on the links, from the head of the pipeline to its end.
+
+    It follows every request, however that ended, and collects on its way when each stage worked on it.
+    """
 
     request_id: str
+    times: tuple[StageTimes, ...] = ()
 
 
 class Stage(Protocol):

@@ -114,6 +114,8 @@ class FakePipeline:
         self.retry_after_s = 2.5
         self.is_ready = True
         self.is_alive = True
+        self.on_passed: list[Callable[..., None]] = []
+        self.restarted: list[str] = []
         self.requests: list[SpeechRequest] = []
         self.open: set[str] = set()
         self.aborted_early = 0
@@ -143,6 +145,12 @@ class FakePipeline:
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def when_passed(self, call: Callable[..., None]) -> None:
+        self.on_passed.append(call)
+
+    def restart(self, worker: str) -> None:
+        self.restarted.append(worker)
 
     def alive(self) -> bool:
         return self.is_alive
