@@ -21,6 +21,7 @@ from stentor.metrics import STAGE_GAUGES, Metrics
 from stentor.request import ModelInfo, SamplingParams
 from stentor.server.app import create_app
 from stentor.server.bodies import ReferenceBody, SpeechBody
+from stentor.server.enrolling import VoiceBody
 from stentor.voices import VoiceStore
 
 EMPTY_STATS: dict[str, dict[str, Any]] = {"requests": {}, "links": {}, "stages": {}, "workers": {}}
@@ -163,7 +164,8 @@ def http_page(page: str) -> str:
     """The page with its tables of routes and fields as the server has them."""
     page = fill(page, "routes", routes_table())
     page = fill(page, "fields", fields_table(SpeechBody))
-    return fill(page, "reference fields", fields_table(ReferenceBody))
+    page = fill(page, "reference fields", fields_table(ReferenceBody))
+    return fill(page, "voice fields", fields_table(VoiceBody))
 
 
 def routes_table() -> str:

@@ -130,6 +130,12 @@ class SpeechStream:
         return Speech(waveform, self.sample_rate_hz, self.codes, self.finish_reason, self.usage, self.seed)
 
 
+def open_voices(config: Config) -> VoiceStore:
+    """The voices of `config.model`, without loading it. Raises NotFoundError, CheckpointError."""
+    folder = registry.resolve(config.model.model)
+    return VoiceStore.of(registry.model_for(folder).describe(folder), config.reference)
+
+
 class TTS:
     """A speech model in this process; loads on first use. Close it, or use it as a context manager.
 

@@ -93,7 +93,7 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
         tracer,
     )
     app.include_router(speech.router(service, config.server.max_batch_items))
-    app.include_router(voices.router(store))
+    app.include_router(voices.router(service, store))
     app.include_router(health.router(admission, info, reader, metrics))
     app.include_router(page.router())
     if config.access.admin:

@@ -49,8 +49,10 @@ log = logging.getLogger(__name__)
 
 def status_of(error: StentorError) -> int:
     """The HTTP status for an error; everything that a body names wrongly is 400, but for its model."""
-    if isinstance(error, NotFoundError) and error.code in (MODEL_NOT_FOUND, REQUEST_NOT_FOUND):
-        return 404
+    if isinstance(error, NotFoundError):
+        # What the address names is no parameter.
+        known = error.code in (MODEL_NOT_FOUND, REQUEST_NOT_FOUND)
+        return 404 if known or error.param is None else 400
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 

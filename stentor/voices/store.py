@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+from stentor.audio.formats import encode_file
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError, StentorError, TooLargeError
-from stentor.request import Array, ModelInfo, Reference
+from stentor.request import Array, Audio, ModelInfo, Reference
 from stentor.voices.folder import SharedFolder, Stamp
 from stentor.voices.names import check_name, is_id, new_id, skeleton
 from stentor.voices.presets import Presets
@@ -53,6 +54,7 @@ class VoiceStore:
     ) -> None:
         """Raises CheckpointError if a voice of the checkpoint is damaged."""
         self._presets = Presets(checkpoint)
+        self._frame_s = 0.0
         self._codec = codec
         self._config: ReferenceConfig = config or ReferenceConfig()
         self._folder = None if folder is None else SharedFolder(folder, SUFFIX)
@@ -65,7 +67,9 @@ class VoiceStore:
     def of(cls, info: ModelInfo, config: ReferenceConfig) -> "VoiceStore":
         """The voices of a served model, with the folder that the settings name."""
         folder = Path(config.voices_folder).expanduser() if config.voices_folder else default_folder()
-        return cls(info.checkpoint, folder=folder, codec=info.codec, config=config)
+        store = cls(info.checkpoint, folder=folder, codec=info.codec, config=config)
+        store._frame_s = info.samples_per_frame / info.sample_rate_hz
+        return store
 
     def names(self) -> tuple[str, ...]:
         """All names: `default` first, the checkpoint's others, then the users', by name."""
@@ -131,6 +135,13 @@ class VoiceStore:
         )
         return self._insert(VoiceFile(made, check_codes(codes), recording))
 
+    def add_enrolled(self, name: str, made: Audio, **about: str | None) -> Voice:
+        """Keep what the pipeline made of a reference to enroll; see `add`."""
+        assert made.codes is not None, "what enrolling is for"
+        sound = encode_file(made.waveform, "flac", made.sample_rate_hz) if len(made.waveform) else None
+        seconds = round(len(made.codes) * self._frame_s, 2)
+        return self.add(name, made.codes, sound, duration_s=seconds, **about)
+
     def add_file(self, data: bytes, name: str | None = None) -> Voice:
         """Keep a voice that `VoiceFile.pack` wrote, maybe elsewhere, under its own name or another.
 
@@ -169,24 +180,31 @@ class VoiceStore:
             self._shared().remove(voice.id)
         return voice
 
+    def check_new(self, name: str) -> None:
+        """Refuse a name that `add` would refuse, before the work for it. Raises RequestError."""
+        self._shared()
+        self._check_room()
+        self._check_free(Voice("", check_name(name)))
+
     def _insert(self, packed: VoiceFile) -> Voice:
         voice = msgspec.structs.replace(packed.voice, name=check_name(packed.voice.name))
         _check_about({field: getattr(voice, field) for field in _MAX_CHARS})
         with self._shared().locked():
-            ids = {own.id for own in self._own()}
-            limit = self._config.max_voices
-            if len(ids) >= limit:
-                raise RequestError(
-                    f"there are {limit} voices already: remove one, or raise --max-voices",
-                    code="too_many_voices",
-                )
-            if voice.id in ids or not is_id(voice.id):
+            self._check_room()
+            if voice.id in {own.id for own in self._own()} or not is_id(voice.id):
                 voice = msgspec.structs.replace(voice, id=new_id())
             self._check_free(voice)
             data = msgspec.structs.replace(packed, voice=voice).pack()
             self._check_size(data)
             self._shared().write(voice.id, data)
         return voice
+
+    def _check_room(self) -> None:
+        limit = self._config.max_voices
+        if len(self._own()) >= limit:
+            raise RequestError(
+                f"there are {limit} voices already: remove one, or raise --max-voices", code="too_many_voices"
+            )
 
     def _check_size(self, data: bytes) -> None:
         limit = self._config.max_bytes + _MARGIN_BYTES

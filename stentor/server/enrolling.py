@@ -1,0 +1,168 @@
+"""Knows how a new voice comes over HTTP, as a form or as JSON, and has the pipeline make it."""
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from fastapi import HTTPException, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from stentor.errors import InternalError, RequestError
+from stentor.request import Array, Audio, Reference, SpeechRequest
+from stentor.server.errors import explain
+from stentor.server.utterance import Service
+from stentor.voices import Voice, VoiceStore
+
+Body = TypeVar("Body", bound=BaseModel)
+
+# What other servers and clients call the same.
+_ALSO = {
+    "ref_text": "transcript",
+    "reference_text": "transcript",
+    "text": "transcript",
+    "speaker_description": "description",
+    "reference_codes": "codes",
+    "ref_audio": "audio_sample",
+}
+# The pipeline's words for what came under another name.
+_PARAMS = {"references": "audio_sample", "reference": "audio_sample", "reference_codes": "codes"}
+
+
+class VoiceChange(BaseModel):
+    """What may be said about a voice; null takes it away."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: Annotated[str, Field(description="How requests call it: letters, digits, and - _ . between.")] = ""
+    transcript: Annotated[
+        str | None, Field(description="What the recording says; makes the voice clearly better.")
+    ] = None
+    language: Annotated[str | None, Field(description="A language tag, for example en-US.")] = None
+    description: Annotated[str | None, Field(description="How it sounds, for people.")] = None
+    consent: Annotated[
+        str | None, Field(description="Who agreed to it, in your words, or the id of a consent.")
+    ] = None
+
+
+class VoiceBody(VoiceChange):
+    """A new voice: of `audio_sample`, or of `codes`."""
+
+    name: Annotated[str, Field(description="How requests call it: letters, digits, and - _ . between.")]
+    audio_sample: Annotated[
+        str | bytes | None, Field(description="An audio file; in JSON its URL, a data URI or base64.")
+    ] = None
+    codes: Annotated[
+        list[list[int]] | None,
+        Field(description="Codes instead, [num_frames, num_codebooks], without delay; as JSON in a form."),
+    ] = None
+    type: Annotated[
+        Literal["audio_sample"], Field(description="OpenAI's; voices of a prompt are not for this model.")
+    ] = "audio_sample"
+
+
+async def read_body(request: Request, kind: type[Body]) -> Body:
+    """The body of a request, be it a form or JSON. Raises RequestError if it is not of that kind."""
+    given = await (_read_form(request) if _is_form(request) else _read_json(request))
+    named: dict[str, Any] = {}
+    for name, value in given.items():
+        own = _ALSO.get(name, name) if _ALSO.get(name) in kind.model_fields else name
+        if own in named and named[own] != value:
+            raise RequestError(f"{own} is given twice, in different words: give it once", param=own)
+        named[own] = value
+    try:
+        return kind.model_validate(named)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise explain({**problem, "loc": ("body", *problem["loc"])}, tuple(kind.model_fields)) from None
+
+
+async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_id: str) -> Voice:
+    """Have a voice encoded, and keep it.
+
+    Raises:
+        RequestError: the name is not free, or the recording or codes cannot be a voice.
+        OverloadedError: the server is full.
+    """
+    if (body.audio_sample is None) == (body.codes is None):
+        raise RequestError("a voice is made of a recording, or codes: give one", param="audio_sample")
+    await run_in_threadpool(voices.check_new, body.name)
+    reference = Reference(body.audio_sample, _codes(body.codes), body.transcript)
+    try:
+        made = await _through_pipeline(service, SpeechRequest(request_id, "a voice", reference, enroll=True))
+    except RequestError as error:
+        error.param = _PARAMS.get(error.param or "", error.param)
+        raise
+    about = body.model_dump(include={"transcript", "language", "description", "consent"})
+    return await run_in_threadpool(lambda: voices.add_enrolled(body.name, made, **about))
+
+
+async def _through_pipeline(service: Service, request: SpeechRequest) -> Audio:
+    stream = service.pipeline.submit(request)
+    try:
+        async for audio in stream:
+            if audio.codes is not None:
+                return audio
+    finally:
+        stream.abort()
+    raise InternalError("the pipeline made no voice of the recording")
+
+
+def _is_form(request: Request) -> bool:
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+async def _read_form(request: Request) -> dict[str, Any]:
+    try:
+        async with request.form(max_files=2, max_fields=20) as form:
+            given = {
+                name: await value.read() if isinstance(value, UploadFile) else value
+                for name, value in form.multi_items()
+            }
+    except HTTPException as error:
+        if error.status_code != 400:
+            raise
+        raise RequestError(f"the form cannot be read: {error.detail}") from None
+    for name in ("codes", "reference_codes"):
+        if name in given:
+            given[name] = _parse(given[name], name)
+    return given
+
+
+async def _read_json(request: Request) -> dict[str, Any]:
+    given = _parse(await request.body(), None)
+    if not isinstance(given, dict):
+        raise RequestError("the body must be a form, or a JSON object", param=None)
+    return given
+
+
+def _parse(data: str | bytes, param: str | None) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{param or 'the body'} is not valid JSON: {error}", param=param) from None
+
+
+def _codes(rows: list[list[int]] | None) -> Array | None:
+    if rows is None:
+        return None
+    try:
+        codes = np.array(rows, np.int32)
+    except (ValueError, OverflowError):
+        codes = np.zeros(0, np.int32)
+    if codes.ndim != 2 or codes.size == 0:
+        raise RequestError("codes must be a list of frames of equally many codes each", param="codes")
+    return codes
+
+
+def form_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """The body in the words of OpenAPI, as a form (with a file) and as JSON."""
+    plain = kind.model_json_schema()
+    form = json.loads(json.dumps(plain))
+    if "audio_sample" in form["properties"]:
+        form["properties"]["audio_sample"] |= {"anyOf": [{"type": "string", "format": "binary"}]}
+        form["properties"]["codes"] |= {"anyOf": [{"type": "string"}]}
+    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": plain}}
+    return {"required": True, "content": content}
