@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 # Small matrices on few cores: one thread per process, and no spinning while others work.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
+# What is installed beside the package; `kernels` adds Triton (1 GB), with which the kernels' tests run on a CPU.
+EXTRAS ?= dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-clients check format docs bench train-tiny clean
@@ -25,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	  echo "'$(PYTHON)' cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "installing into $(VENV) (about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.installed-train: $(VENV)/.installed

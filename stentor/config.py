@@ -49,7 +49,14 @@ class EngineConfig:
     )
     prefix_caching: bool = setting(True, "Keep the KV blocks of known prompts and voices for reuse.")
     max_prefill_tokens: int = setting(2048, "Prompt positions that one step may prefill, at most.", minimum=1)
-    attention_backend: str = setting("auto", "'auto' or the name of an attention backend ('sdpa').")
+    attention_backend: str = setting(
+        "auto",
+        "'auto', 'sdpa', or on a GPU 'triton', 'flashinfer', 'fa3' or 'sage': see `stentor doctor`.",
+    )
+    kernels: Literal["auto", "eager", "triton"] = setting(
+        "auto",
+        "Who does the work between the products: 'auto' is Triton's kernels on a GPU, PyTorch elsewhere.",
+    )
 
 
 @dataclass(frozen=True)

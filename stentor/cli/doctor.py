@@ -91,6 +91,7 @@ def examine_software(config: Config) -> Iterator[Finding]:
     from stentor.audio import formats
     from stentor.layers import attention
     from stentor.layers.device import resolve_device, resolve_dtype
+    from stentor.layers.kernels import fuses
 
     device = resolve_device(config.model.device)
     if device.type == "cpu" and machine.this_machine().gpus and config.model.device == "auto":
@@ -99,8 +100,12 @@ def examine_software(config: Config) -> Iterator[Finding]:
     else:
         arithmetic = str(resolve_dtype(config.model.dtype, device)).removeprefix("torch.")
         yield Finding("ok", "device", f"{device}, {arithmetic}")
-    attention.choose_backend(config.engine.attention_backend)
-    yield Finding("ok", "attention", ", ".join(attention.BACKENDS))
+    chosen, reason = attention.choose_name(config.engine.attention_backend, device)
+    for name in attention.BACKENDS:
+        obstacle = attention.why_not(name, device)
+        told = f"{name}: chosen ({reason})" if name == chosen else f"{name}: {obstacle or 'available'}"
+        yield Finding("ok", "attention", told)
+    yield Finding("ok", "kernels", "Triton's" if fuses(config.engine.kernels, device) else "PyTorch's own")
     yield Finding("ok", "formats", ", ".join(formats.FORMATS))
 
 

@@ -7,6 +7,7 @@ from stentor.engine.block_manager import BlockManager
 from stentor.engine.kv_cache import KVCache, count_blocks
 from stentor.engine.model import SpeechLM
 from stentor.engine.model_runner import ModelRunner
+from stentor.engine.sampler import choose_advance
 from stentor.engine.scheduler import Plan, Scheduler
 from stentor.engine.sequence import Output, Sequence
 from stentor.engine.state import Status
@@ -30,11 +31,12 @@ class Engine:
         self._scheduler = Scheduler(self._blocks, config.max_running_requests, config.max_prefill_tokens)
         self._runner = ModelRunner(
             model,
-            choose_backend(config.attention_backend),
+            choose_backend(config.attention_backend, model.device),
             KVCache(model.shape, num_blocks, config.block_size, model.device),
             config.max_running_requests,
             self.max_context,
             config.block_size,
+            choose_advance(config.kernels, model.device),
         )
         self._arrivals = 0
         self._prefilled_tokens = 0

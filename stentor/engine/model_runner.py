@@ -10,7 +10,7 @@ from torch import Tensor
 from stentor.engine.kv_cache import KVCache
 from stentor.engine.model import SpeechLM
 from stentor.engine.noise import stream_key
-from stentor.engine.sampler import Draw, advance, most_candidates
+from stentor.engine.sampler import Advance, Draw, advance, most_candidates
 from stentor.engine.scheduler import Removal
 from stentor.engine.sequence import Sequence
 from stentor.engine.state import BatchState, Status
@@ -38,11 +38,13 @@ class ModelRunner:
         max_running: int,
         max_context: int,
         block_size: int,
+        advance: Advance = advance,
     ) -> None:
         self._model = model
         self._attention = attention
         self._cache = cache
         self._block_size = block_size
+        self._advance = advance
         self._blocks_step = _LENGTH_STEP // math.gcd(_LENGTH_STEP, block_size)
         max_blocks = -(-max_context // block_size) + self._blocks_step
         self._state = BatchState.allocate(max_running, model.shape.num_codebooks, max_blocks, model.device)
@@ -68,7 +70,7 @@ class ModelRunner:
         last = torch.tensor([span.end - 1 for span in batch.spans], device=hidden.device)
         logits = self._model.logits(hidden[last])
         state = self._state.rows(first_slot, first_slot + len(sequences))
-        return self._read(advance(logits, state, self._model.shape, self._candidates))
+        return self._read(self._advance(logits, state, self._model.shape, self._candidates))
 
     @torch.inference_mode()
     def decode(self, num_running: int, longest: int) -> Array:
@@ -90,7 +92,7 @@ class ModelRunner:
         hidden = self._model.embed_rows(state.last_rows)
         hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
         running = state.status == Status.RUNNING
-        record = advance(self._model.logits(hidden), state, self._model.shape, candidates)
+        record = self._advance(self._model.logits(hidden), state, self._model.shape, candidates)
         state.positions.add_(running)
         return record
 

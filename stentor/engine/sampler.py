@@ -5,7 +5,7 @@ host, so that a step can be captured as a graph.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from stentor.engine.model import LMShape
 from stentor.engine.noise import gumbel
 from stentor.engine.state import BatchState, Status
+from stentor.layers.kernels import fuses
 from stentor.request import SamplingParams
 
 _GREEDY_TEMPERATURE = 1e-5
@@ -136,6 +137,19 @@ def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) 
     torch.where(frozen, state.step, step, out=state.step)
     state.status.copy_(status)
     return record
+
+
+# What `advance` is: logits, state, shape, candidates; the report.
+Advance = Callable[[Tensor, BatchState, LMShape, int], Tensor]
+
+
+def choose_advance(kernels: str, device: torch.device) -> Advance:
+    """`advance` itself, or its fused form where the setting `kernels` means that on `device`."""
+    if not fuses(kernels, device):
+        return advance
+    from stentor.engine import fused_sampler
+
+    return fused_sampler.advance
 
 
 def _best(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
 from stentor.engine.sequence import Sequence
 from stentor.engine.state import Status
+from stentor.layers.kernels import Kernels
 from stentor.models.higgs_audio_v3.config import V3Config
 from stentor.models.higgs_audio_v3.lm import HiggsLM
 from stentor.request import FinishReason, SamplingParams
@@ -27,6 +28,7 @@ def make_lm(
     tensors: dict[str, Tensor] | None = None,
     tied: bool = True,
     device: str = "cpu",
+    kernels: Kernels | None = None,
 ) -> HiggsLM:
     """The model under test with the recipe's weights."""
     weights = tensors or random_tensors(recipe)
@@ -45,7 +47,7 @@ def make_lm(
         norm_eps=1e-6,
         tied_heads=tied,
     )
-    return HiggsLM(config, weights.__getitem__, dtype, torch.device(device))
+    return HiggsLM(config, weights.__getitem__, dtype, torch.device(device), kernels)
 
 
 def make_sequence(name: str, prompt: np.ndarray, sampling: SamplingParams, max_rows: int) -> Sequence:

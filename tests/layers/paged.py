@@ -1,6 +1,7 @@
 """Some sequences' keys and values in blocks, to be attended by any backend, and the plain formula."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stentor.layers.attention import AttentionBackend, SdpaBackend
@@ -43,26 +44,31 @@ class Paged:
         position = torch.arange(start, end, device=self.cache.device)
         return self.blocks[i][position // BLOCK] * BLOCK + position % BLOCK
 
-    def attend(self, rows: list[tuple[int, int, int]], batch: Batch) -> Tensor:
+    def attend(self, rows: list[tuple[int, int, int]], batch: Batch, padding: int = 0) -> Tensor:
         q = torch.cat([self.q[i][start:end] for i, start, end in rows])
         kv = torch.cat([self.kv[i][start:end] for i, start, end in rows])
+        q, kv = (F.pad(tensor, (0, 0, 0, 0, 0, padding)) for tensor in (q, kv))
         self.cache.view(-1, *self.cache.shape[2:])[batch.slots] = kv.to(self.cache.dtype)
         return self.backend(q, self.cache, batch)
 
-    def prefill(self, *rows: tuple[int, int, int]) -> list[Tensor]:
-        """The positions [start, end) of each sequence i, whose earlier ones are in the cache."""
+    def prefill(self, *rows: tuple[int, int, int], padding: int = 0) -> list[Tensor]:
+        """The positions [start, end) of each sequence i, whose earlier ones are in the cache.
+
+        Rows of `padding` stand behind them at position 0 of block 0, and must come out finite.
+        """
         spans, first = [], 0
         for _, start, end in rows:
             spans.append(PrefillSpan(first, first + end - start, end))
             first += end - start
-        positions = torch.cat([torch.arange(start, end) for _, start, end in rows])
-        slots = torch.cat([self.slots(*row) for row in rows])
+        positions = F.pad(torch.cat([torch.arange(start, end) for _, start, end in rows]), (0, padding))
+        slots = F.pad(torch.cat([self.slots(*row) for row in rows]), (0, padding))
         tables = torch.nn.utils.rnn.pad_sequence([self.blocks[i] for i, _, _ in rows], batch_first=True)
         starts = torch.tensor([0, *(span.end for span in spans)], dtype=torch.int32, device=slots.device)
         contexts = torch.tensor([end for _, _, end in rows], dtype=torch.int32, device=slots.device)
         batch = PrefillBatch(positions.to(slots.device), slots, tables, starts, contexts, tuple(spans))
-        out = self.attend(list(rows), batch)
-        return list(out.split([end - start for _, start, end in rows]))
+        out = self.attend(list(rows), batch, padding)
+        assert out.isfinite().all()
+        return list(out[: spans[-1].end].split([end - start for _, start, end in rows]))
 
     def decode(self, sequences: list[int], num_blocks: int) -> Tensor:
         """The last position of each of the sequences, whose earlier ones are in the cache."""

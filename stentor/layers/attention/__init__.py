@@ -1,7 +1,11 @@
 """Attention over the paged cache: one signature for all backends, and which of them there are here."""
 
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from stentor.errors import ConfigError
@@ -25,17 +29,104 @@ class AttentionBackend(Protocol):
         """
 
 
-BACKENDS: dict[str, type[AttentionBackend]] = {"sdpa": SdpaBackend}
+@dataclass(frozen=True)
+class Offer:
+    """A backend: how to make it, what it needs, and what to do where that is not there.
+
+    `module` must be importable; the card's major compute capability lies between the two.
+    """
+
+    make: Callable[[], AttentionBackend]
+    module: str = ""
+    remedy: str = ""
+    least_capability: int = 0
+    most_capability: int = 99
 
 
-def choose_backend(name: str) -> AttentionBackend:
-    """The backend of that name; 'auto' takes the best that works here.
+def _triton() -> AttentionBackend:
+    from stentor.layers.triton.attention import TritonBackend
+
+    return TritonBackend()
+
+
+def _flashinfer() -> AttentionBackend:
+    import flashinfer
+
+    from stentor.layers.attention.flashinfer import FlashInferBackend
+
+    return FlashInferBackend(flashinfer)
+
+
+def _fa3() -> AttentionBackend:
+    from flash_attn_interface import flash_attn_with_kvcache
+
+    from stentor.layers.attention.fa3 import Fa3Backend
+
+    return Fa3Backend(flash_attn_with_kvcache)
+
+
+def _sage() -> AttentionBackend:
+    from sageattention import sageattn
+
+    from stentor.layers.attention.sage import SageBackend
+
+    return SageBackend(sageattn, _triton())
+
+
+# In the order in which 'auto' tries them. Those behind 'sdpa' must be asked for: they have not shown yet that
+# they are faster here, and they do not give a seed the same codes in any batch.
+BACKENDS: dict[str, Offer] = {
+    "triton": Offer(_triton, "triton", "it comes with PyTorch for CUDA", least_capability=8),
+    "sdpa": Offer(SdpaBackend),
+    "flashinfer": Offer(_flashinfer, "flashinfer", "pip install flashinfer-python", least_capability=9),
+    "fa3": Offer(
+        _fa3,
+        "flash_attn_interface",
+        "build the folder hopper of github.com/Dao-AILab/flash-attention",
+        least_capability=9,
+        most_capability=9,
+    ),
+    "sage": Offer(_sage, "sageattention", "build github.com/thu-ml/SageAttention", least_capability=8),
+}
+
+
+def why_not(name: str, device: torch.device) -> str:
+    """What keeps a backend from running on `device`, or ''."""
+    offer = BACKENDS[name]
+    if not offer.module:
+        return ""
+    if device.type != "cuda":
+        return f"needs a GPU, the device is {device.type}"
+    if importlib.util.find_spec(offer.module) is None:
+        return f"{offer.module} is not installed: {offer.remedy}"
+    major, minor = torch.cuda.get_device_capability(device)
+    if not offer.least_capability <= major <= offer.most_capability:
+        wanted = f"{offer.least_capability}.x" + ("" if offer.most_capability < 99 else " or newer")
+        return f"needs compute capability {wanted}, the card has {major}.{minor}"
+    return ""
+
+
+def choose_name(name: str, device: torch.device) -> tuple[str, str]:
+    """The backend that `name` means on `device`, and why; 'auto' takes the first that works.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or it does not work here.
     """
     if name == "auto":
-        name = "sdpa"
+        passed: list[str] = []
+        for candidate in BACKENDS:
+            obstacle = why_not(candidate, device)
+            if not obstacle:
+                return candidate, "; ".join(passed) or "the first choice on a GPU"
+            passed.append(f"{candidate} {obstacle}")
     if name not in BACKENDS:
         raise ConfigError(f"unknown attention backend {name!r}; choose one of: auto, {', '.join(BACKENDS)}")
-    return BACKENDS[name]()
+    obstacle = why_not(name, device)
+    if obstacle:
+        raise ConfigError(f"attention backend {name!r} cannot run here: {obstacle}; 'auto' takes what can")
+    return name, "as asked for"
+
+
+def choose_backend(name: str, device: torch.device) -> AttentionBackend:
+    """The backend that `name` means on `device`. Raises ConfigError as `choose_name` does."""
+    return BACKENDS[choose_name(name, device)[0]].make()

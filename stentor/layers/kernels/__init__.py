@@ -1,15 +1,18 @@
 """The small operations around the products of a model, and who does them on this machine."""
 
+import importlib.util
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from stentor.errors import ConfigError
 from stentor.layers.context import Place
 from stentor.layers.kernels.eager import EagerKernels
 from stentor.layers.linear import Product
 from stentor.layers.rotary import Turn
 
-__all__ = ["EagerKernels", "Kernels"]
+__all__ = ["EagerKernels", "Kernels", "choose_kernels", "fuses"]
 
 
 class Kernels(Protocol):
@@ -48,3 +51,28 @@ class Kernels(Protocol):
         """The sum of a row's codes in `table` [num_entries, size]: those at `rows` [num_rows, num_codebooks],
         negative ones taken as 0, plus `offsets` [num_codebooks]; [num_rows, size].
         """
+
+
+def fuses(name: str, device: torch.device) -> bool:
+    """Does the setting `name` ('auto', 'eager' or 'triton') mean Triton's kernels on `device`.
+
+    Raises:
+        ConfigError: they are asked for, but cannot run here.
+    """
+    obstacle = ""
+    if device.type != "cuda":
+        obstacle = f"they need a GPU, the device is {device.type}"
+    elif importlib.util.find_spec("triton") is None:
+        obstacle = "triton is not installed (it comes with PyTorch for CUDA)"
+    if name == "triton" and obstacle:
+        raise ConfigError(f"--kernels triton cannot run here: {obstacle}; use --kernels auto")
+    return name != "eager" and not obstacle
+
+
+def choose_kernels(name: str, device: torch.device) -> Kernels:
+    """The kernels that the setting `name` means on `device`. Raises ConfigError as `fuses` does."""
+    if not fuses(name, device):
+        return EagerKernels()
+    from stentor.layers.kernels.fused import FusedKernels
+
+    return FusedKernels()

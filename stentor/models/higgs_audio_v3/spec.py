@@ -114,12 +114,14 @@ def build_encode(checkpoint: Path, config: Config) -> Stage:
 def build_generate(checkpoint: Path, config: Config) -> Stage:
     """The stage that runs the language model."""
     from stentor.engine.engine import Engine
+    from stentor.layers.kernels import choose_kernels
     from stentor.models.higgs_audio_v3.lm import HiggsLM
     from stentor.stages.generate import GenerateStage
 
     device, dtype = _arithmetic(config)
     weights = _weights(checkpoint, config, dtype)
-    model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device)
+    kernels = choose_kernels(config.engine.kernels, device)
+    model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device, kernels)
     return GenerateStage(Engine(model, config.engine), model.shape)
 
 

@@ -1,0 +1,209 @@
+"""Every kernel at the shapes of the 4B model, with its reference and the bytes that it must move.
+
+`gpu_kernels.py` checks and times them on a card, `compile_kernels.py` compiles them without one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stentor.engine import fused_sampler, sampler
+from stentor.engine.model import LMShape
+from stentor.engine.state import BatchState
+from stentor.layers.attention import AttentionBackend, SdpaBackend
+from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, PrefillSpan
+from stentor.layers.kernels import EagerKernels
+from stentor.layers.rotary import RotaryTable
+from stentor.layers.triton import heads, norm, pointwise, products
+from stentor.layers.triton.attention import TritonBackend
+
+HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM = 2560, 9728, 32, 8, 128
+CODEBOOKS, CODEBOOK_SIZE, BLOCK = 8, 1026, 16
+DTYPE = torch.bfloat16
+PRODUCTS = {
+    "qkv": ((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN),
+    "output": (HIDDEN, HEADS * HEAD_DIM),
+    "gate-up": (2 * INNER, HIDDEN),
+    "down": (HIDDEN, INNER),
+    "head": (CODEBOOKS * CODEBOOK_SIZE, HIDDEN),
+}
+EAGER = EagerKernels()
+
+Run = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`run` and `reference` give the same numbers; `size_bytes` is read and written once in any case."""
+
+    name: str
+    run: Run
+    reference: Run
+    size_bytes: int
+
+
+def randn(device: str, *shape: int, scale: float = 1.0) -> Tensor:
+    return (torch.randn(*shape, device=device) * scale).to(DTYPE)
+
+
+def size_of(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+
+
+def small_cases(rows: int, device: str) -> Iterator[Case]:
+    """What lies between the products, for `rows` rows."""
+    x, delta, weight = randn(device, rows, HIDDEN), randn(device, rows, HIDDEN), randn(device, HIDDEN)
+    yield Case(
+        f"add+norm {rows}",
+        lambda: norm.add_rms_norm(x, delta, weight, 1e-6)[1],
+        lambda: EAGER.add_rms_norm(x, delta, weight, 1e-6)[1],
+        4 * size_of(x),
+    )
+    gate_up = randn(device, rows, 2 * INNER, scale=2.0)
+    yield Case(
+        f"silu-mul {rows}",
+        lambda: pointwise.silu_mul(gate_up),
+        lambda: EAGER.silu_mul(gate_up),
+        size_of(gate_up) * 3 // 2,
+    )
+    table = randn(device, CODEBOOKS * CODEBOOK_SIZE, HIDDEN)
+    offsets = torch.arange(CODEBOOKS, device=device) * CODEBOOK_SIZE
+    codes = torch.randint(CODEBOOK_SIZE, (rows, CODEBOOKS), device=device)
+    yield Case(
+        f"embed codes {rows}",
+        lambda: pointwise.embed_codes(codes, offsets, table),
+        lambda: EAGER.embed_codes(codes, offsets, table),
+        (CODEBOOKS + 1) * size_of(x),
+    )
+    yield _heads_case(rows, device)
+
+
+def _heads_case(rows: int, device: str) -> Case:
+    all_heads = HEADS + 2 * KV_HEADS
+    qkv, weight = randn(device, rows, all_heads, HEAD_DIM), randn(device, HEADS + KV_HEADS, HEAD_DIM)
+    cache = randn(device, rows, BLOCK, 2 * KV_HEADS, HEAD_DIM)
+    positions = torch.randint(2000, (rows,), device=device)
+    turn = RotaryTable(HEAD_DIM, 4096, 1e6, DTYPE, torch.device(device)).at(positions)
+    place = Place(cache, torch.arange(rows, device=device) * BLOCK + 3)
+
+    # A copy each time, because the heads are turned in place; its time is in both.
+    def both(place_heads: Callable[..., Tensor]) -> Tensor:
+        queries = place_heads(qkv.clone(), weight, 1e-6, turn, place)
+        return torch.cat((queries, cache.flatten(0, 1)[place.slots]), dim=1)
+
+    return Case(
+        f"norm+rope+write {rows}",
+        lambda: both(heads.place_heads),
+        lambda: both(EAGER.place_heads),
+        2 * size_of(qkv) * 3,
+    )
+
+
+def product_cases(rows: int, device: str) -> Iterator[Case]:
+    """Our product of few rows against the library's, weights so many that no cache holds them."""
+    for name, (outer, inner) in PRODUCTS.items():
+        x = randn(device, rows, inner)
+        copies = max(1, 200_000_000 // (outer * inner * 2)) if device != "cpu" else 1
+        weights = [randn(device, outer, inner, scale=inner**-0.5) for _ in range(copies)]
+        ours = [products.SkinnyProduct(weight) for weight in weights]
+        yield Case(
+            f"product {name} {rows}",
+            in_turn([lambda product=product, x=x: product(x) for product in ours]),
+            in_turn([lambda weight=weight, x=x: torch.nn.functional.linear(x, weight) for weight in weights]),
+            size_of(weights[0]),
+        )
+
+
+def sampler_case(rows: int, device: str) -> Case:
+    """A draw with top_k and top_p and the step of the state machine, from bfloat16 scores (full of ties)."""
+    shape = LMShape(CODEBOOKS, CODEBOOK_SIZE, 1024, 1025, 36, KV_HEADS, HEAD_DIM, 4096, DTYPE)
+    logits = randn(device, rows, CODEBOOKS, CODEBOOK_SIZE, scale=3.0).float()
+    idle = BatchState.allocate(rows, CODEBOOKS, 1, torch.device(device))
+    idle.status.zero_()
+    idle.max_rows.fill_(10**6)
+    idle.guard_rows.fill_(10**6)
+    idle.top_k.fill_(50)
+    idle.top_p.fill_(0.95)
+    idle.noise_key.copy_(torch.randint(2**31, (rows,), device=device))
+    # Each keeps a state of its own: both move on, from call to call.
+    states = [BatchState(*(tensor.clone() for tensor in idle._tensors())) for _ in range(2)]
+    return Case(
+        f"sampler {rows}",
+        lambda: fused_sampler.advance(logits, states[0], shape, CODEBOOK_SIZE),
+        lambda: sampler.advance(logits, states[1], shape, CODEBOOK_SIZE),
+        size_of(logits),
+    )
+
+
+def in_turn(runs: list[Run]) -> Run:
+    """One after the other, from call to call."""
+    calls = iter(range(10**9))
+    return lambda: runs[next(calls) % len(runs)]()
+
+
+def attention_inputs(lengths: list[int], device: str) -> tuple[Tensor, DecodeBatch]:
+    """A cache and a decode batch of sequences of these lengths."""
+    needed = [-(-length // BLOCK) for length in lengths]
+    cache = randn(device, sum(needed) + 1, BLOCK, 2 * KV_HEADS, HEAD_DIM)
+    blocks = torch.randperm(sum(needed), device=device) + 1
+    tables = torch.nn.utils.rnn.pad_sequence(list(blocks.split(needed)), batch_first=True)
+    positions = torch.tensor(lengths, device=device) - 1
+    block = tables.gather(1, (positions // BLOCK)[:, None])[:, 0]
+    return cache, DecodeBatch(positions, block * BLOCK + positions % BLOCK, tables)
+
+
+def prefill_batch(lengths: list[int], tables: Tensor, device: str) -> PrefillBatch:
+    """All positions of each sequence, with nothing cached before them."""
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    owner = torch.repeat_interleave(
+        torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
+    )
+    slots = tables[owner, positions // BLOCK] * BLOCK + positions % BLOCK
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    starts = torch.tensor([0, *ends], dtype=torch.int32, device=device)
+    contexts = torch.tensor(lengths, dtype=torch.int32, device=device)
+    spans = tuple(PrefillSpan(end - n, end, n) for end, n in zip(ends, lengths, strict=True))
+    return PrefillBatch(positions, slots, tables, starts, contexts, spans)
+
+
+def attention_cases(
+    device: str, backend: AttentionBackend | None = None, name: str = "triton"
+) -> Iterator[Case]:
+    """A backend against the reference: decode of growing batches, prefill of short and long prompts."""
+    backend = backend or TritonBackend()
+    for size, length in ((1, 400), (1, 2000), (16, 400), (64, 800), (256, 400)):
+        cache, batch = attention_inputs([length] * size, device)
+        yield _attention_case(f"{name} decode {size} x {length}", backend, cache, batch, size, length)
+    for size, length in ((1, 128), (8, 300), (1, 2000)):
+        cache, decode = attention_inputs([length] * size, device)
+        prefill = prefill_batch([length] * size, decode.block_tables, device)
+        yield _attention_case(
+            f"{name} prefill {size} x {length}", backend, cache, prefill, size * length, length
+        )
+
+
+def _attention_case(
+    name: str, backend: AttentionBackend, cache: Tensor, batch: Batch, tokens: int, length: int
+) -> Case:
+    q = randn(str(cache.device), tokens, HEADS, HEAD_DIM)
+    reference = SdpaBackend()
+    return Case(
+        name,
+        lambda: backend(q, cache, batch),
+        lambda: reference(q, cache, batch),
+        2 * size_of(q) + size_of(cache),
+    )
+
+
+def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
+    """Every kernel, at all numbers of rows or at one."""
+    for rows in (1, 8, 64, 256):
+        if only_rows in (None, rows):
+            yield from small_cases(rows, device)
+            yield sampler_case(rows, device)
+    for rows in (1, 2, 4, 8, 16, 64):
+        if only_rows in (None, rows):
+            yield from product_cases(rows, device)
+    yield from attention_cases(device)

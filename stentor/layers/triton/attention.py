@@ -1,0 +1,236 @@
+"""Paged grouped-query attention: decode with split keys and a reduction, and causal prefill.
+
+The law of docs/decisions/0006 by this backend's own means: keys are taken in splits and tiles that begin at
+fixed positions, and a row sums over its own in one order, so what stands beside it, how wide its table is and
+where its cached prefix ends change no bit.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
+
+# Keys that one program of a decode step takes; more programs run where there are few sequences.
+_SPLIT = 128
+_KEY_TILE = 64
+_QUERY_TILE = 64
+# Tensor cores multiply tiles of at least this many rows and columns.
+_SMALLEST_TILE = 16
+
+
+class TritonBackend:
+    """Implements `AttentionBackend` with kernels that need nothing but what comes with PyTorch for CUDA."""
+
+    def __call__(self, q: Tensor, cache: Tensor, batch: Batch) -> Tensor:
+        """See `AttentionBackend`."""
+        return _decode(q, cache, batch) if isinstance(batch, DecodeBatch) else _prefill(q, cache, batch)
+
+
+def _decode(q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
+    size, num_heads, head_dim = q.shape
+    num_blocks, block_size = batch.block_tables.shape[1], cache.shape[1]
+    num_kv_heads, num_splits = cache.shape[2] // 2, triton.cdiv(num_blocks * block_size, _SPLIT)
+    group = num_heads // num_kv_heads
+    block_dim = max(triton.next_power_of_2(head_dim), _SMALLEST_TILE)
+    partial = torch.empty((size, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
+    # The largest score and the sum of weights of each split.
+    sums = torch.empty((size, num_heads, num_splits, 2), dtype=torch.float32, device=q.device)
+    out = torch.empty((size, num_heads * head_dim), dtype=q.dtype, device=q.device)
+    _decode_split[(size, num_kv_heads, num_splits)](
+        q,
+        q.stride(0),
+        cache,
+        batch.positions,
+        batch.block_tables,
+        batch.block_tables.stride(0),
+        partial,
+        sums,
+        block_size,
+        head_dim,
+        head_dim**-0.5 * 1.4426950408889634,
+        num_kv_heads,
+        GROUP=group,
+        ROWS=max(triton.next_power_of_2(group), _SMALLEST_TILE),
+        SPLIT=_SPLIT,
+        TILE=_KEY_TILE,
+        DIM=block_dim,
+        num_warps=4,
+        num_stages=2,
+    )
+    _decode_reduce[(size, num_heads)](
+        partial, sums, batch.positions, out, num_splits, head_dim, SPLIT=_SPLIT, DIM=block_dim, num_warps=1
+    )
+    return out
+
+
+def _prefill(q: Tensor, cache: Tensor, batch: PrefillBatch) -> Tensor:
+    num_tokens, num_heads, head_dim = q.shape
+    # Zeros, for the rows that pad the batch.
+    out = torch.zeros((num_tokens, num_heads * head_dim), dtype=q.dtype, device=q.device)
+    _prefill_tile[(triton.cdiv(batch.longest, _QUERY_TILE), num_heads, len(batch.contexts))](
+        q,
+        q.stride(0),
+        cache,
+        batch.starts,
+        batch.contexts,
+        batch.block_tables,
+        batch.block_tables.stride(0),
+        out,
+        cache.shape[1],
+        num_heads,
+        cache.shape[2] // 2,
+        head_dim,
+        head_dim**-0.5 * 1.4426950408889634,
+        QUERIES=_QUERY_TILE,
+        TILE=_KEY_TILE,
+        DIM=max(triton.next_power_of_2(head_dim), _SMALLEST_TILE),
+        num_warps=4,
+        num_stages=2,
+    )
+    return out
+
+
+@triton.jit
+def _rows_of(table, position, length, block_size):
+    """Which row of the flat cache each position is; those past the length read row 0."""
+    known = position < length
+    block = tl.load(table + position // block_size, mask=known, other=0)
+    return block * block_size + position % block_size
+
+
+@triton.jit
+def _decode_split(
+    q,
+    q_stride,
+    cache,
+    positions,
+    tables,
+    table_stride,
+    partial,
+    sums,
+    block_size,
+    head_dim,
+    scale,
+    num_kv_heads,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    TILE: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    sequence, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    length = tl.load(positions + sequence) + 1
+    if split * SPLIT < length:
+        row, column = tl.arange(0, ROWS), tl.arange(0, DIM)
+        head = kv_head * GROUP + row
+        within = (row < GROUP)[:, None] & (column < head_dim)[None, :]
+        place = q + sequence * q_stride + head[:, None] * head_dim + column[None, :]
+        query = tl.load(place, mask=within, other=0.0)
+        best = tl.full((ROWS,), float("-inf"), tl.float32)
+        weight = tl.zeros((ROWS,), tl.float32)
+        total = tl.zeros((ROWS, DIM), tl.float32)
+        for start in range(split * SPLIT, min(length, split * SPLIT + SPLIT), TILE):
+            position = start + tl.arange(0, TILE)
+            seen = position < length
+            flat = _rows_of(tables + sequence * table_stride, position, length, block_size)
+            there = cache + (flat * 2 * num_kv_heads + kv_head)[:, None] * head_dim + column[None, :]
+            known = seen[:, None] & (column < head_dim)[None, :]
+            key = tl.load(there, mask=known, other=0.0).to(query.dtype)
+            value = tl.load(there + num_kv_heads * head_dim, mask=known, other=0.0).to(query.dtype)
+            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            score = tl.where(seen[None, :], score, float("-inf"))
+            higher = tl.maximum(best, tl.max(score, axis=1))
+            shrink = tl.exp2(best - higher)
+            chance = tl.exp2(score - higher[:, None])
+            weight = weight * shrink + tl.sum(chance, axis=1)
+            total = total * shrink[:, None]
+            total = tl.dot(chance.to(value.dtype), value, total, input_precision="ieee")
+            best = higher
+        num_splits = tl.num_programs(2)
+        entry = (sequence * num_kv_heads * GROUP + head) * num_splits + split
+        tl.store(partial + entry[:, None] * head_dim + column[None, :], total, mask=within)
+        tl.store(sums + entry * 2, best, mask=row < GROUP)
+        tl.store(sums + entry * 2 + 1, weight, mask=row < GROUP)
+
+
+@triton.jit
+def _decode_reduce(
+    partial, sums, positions, out, num_splits, head_dim, SPLIT: tl.constexpr, DIM: tl.constexpr
+):
+    sequence, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    filled = (tl.load(positions + sequence) + SPLIT) // SPLIT
+    column = tl.arange(0, DIM)
+    inside = column < head_dim
+    place = sequence * tl.num_programs(1) + head
+    best = tl.load(sums + place * num_splits * 2)
+    weight = tl.load(sums + place * num_splits * 2 + 1)
+    total = tl.load(partial + place * num_splits * head_dim + column, mask=inside, other=0.0)
+    for split in range(1, filled):
+        entry = place * num_splits + split
+        other = tl.load(sums + entry * 2)
+        higher = tl.maximum(best, other)
+        shrink, grow = tl.exp2(best - higher), tl.exp2(other - higher)
+        weight = weight * shrink + tl.load(sums + entry * 2 + 1) * grow
+        total *= shrink
+        total += tl.load(partial + entry * head_dim + column, mask=inside, other=0.0) * grow
+        best = higher
+    tl.store(out + place * head_dim + column, (total / weight).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _prefill_tile(
+    q,
+    q_stride,
+    cache,
+    starts,
+    contexts,
+    tables,
+    table_stride,
+    out,
+    block_size,
+    num_heads,
+    num_kv_heads,
+    head_dim,
+    scale,
+    QUERIES: tl.constexpr,
+    TILE: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    sequence, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    begin = tl.load(starts + sequence)
+    num_queries = tl.load(starts + sequence + 1) - begin
+    first = tl.program_id(0) * QUERIES
+    if first < num_queries:
+        context = tl.load(contexts + sequence)
+        kv_head = head // (num_heads // num_kv_heads)
+        row, column = first + tl.arange(0, QUERIES), tl.arange(0, DIM)
+        position = context - num_queries + row
+        within = (row < num_queries)[:, None] & (column < head_dim)[None, :]
+        token = (begin + row).to(tl.int64)
+        place = q + token[:, None] * q_stride + head * head_dim + column[None, :]
+        query = tl.load(place, mask=within, other=0.0)
+        best = tl.full((QUERIES,), float("-inf"), tl.float32)
+        weight = tl.zeros((QUERIES,), tl.float32)
+        total = tl.zeros((QUERIES, DIM), tl.float32)
+        end = min(context, context - num_queries + first + QUERIES)
+        for start in range(0, end, TILE):
+            other = start + tl.arange(0, TILE)
+            flat = _rows_of(tables + sequence * table_stride, other, context, block_size)
+            there = cache + (flat * 2 * num_kv_heads + kv_head)[:, None] * head_dim + column[None, :]
+            known = (other < context)[:, None] & (column < head_dim)[None, :]
+            key = tl.load(there, mask=known, other=0.0).to(query.dtype)
+            value = tl.load(there + num_kv_heads * head_dim, mask=known, other=0.0).to(query.dtype)
+            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+            score = tl.where(other[None, :] <= position[:, None], score, float("-inf"))
+            higher = tl.maximum(best, tl.max(score, axis=1))
+            shrink = tl.exp2(best - higher)
+            chance = tl.exp2(score - higher[:, None])
+            weight = weight * shrink + tl.sum(chance, axis=1)
+            total = total * shrink[:, None]
+            total = tl.dot(chance.to(value.dtype), value, total, input_precision="ieee")
+            best = higher
+        result = (total / weight[:, None]).to(out.dtype.element_ty)
+        there = out + (token * num_heads + head)[:, None] * head_dim + column[None, :]
+        tl.store(there, result, mask=within)

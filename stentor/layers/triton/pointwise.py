@@ -1,0 +1,70 @@
+"""SwiGLU's gate and the sum of a row's code embeddings, some columns of a row a program."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 1024
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """See `Kernels.silu_mul`."""
+    gate_up = gate_up.contiguous()
+    num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    out = torch.empty((num_rows, size), dtype=gate_up.dtype, device=gate_up.device)
+    _silu_mul[(num_rows, triton.cdiv(size, _BLOCK))](gate_up, out, size, BLOCK=_BLOCK, num_warps=4)
+    return out
+
+
+def embed_codes(rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
+    """See `Kernels.embed_codes`."""
+    (num_rows, num_codebooks), size = rows.shape, table.shape[1]
+    out = torch.empty((num_rows, size), dtype=table.dtype, device=table.device)
+    _embed_codes[(num_rows, triton.cdiv(size, _BLOCK))](
+        rows,
+        rows.stride(0),
+        rows.stride(1),
+        offsets,
+        table,
+        out,
+        size,
+        NUM_CODEBOOKS=num_codebooks,
+        BLOCK=_BLOCK,
+        num_warps=4,
+    )
+    return out
+
+
+@triton.jit
+def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    gate = tl.load(gate_up + row * 2 * size + column, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up + (row * 2 + 1) * size + column, mask=inside, other=0.0).to(tl.float32)
+    value = gate / (1.0 + tl.exp(-gate)) * up
+    tl.store(out + row * size + column, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _embed_codes(
+    rows,
+    row_stride,
+    code_stride,
+    offsets,
+    table,
+    out,
+    size,
+    NUM_CODEBOOKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    for codebook in tl.static_range(NUM_CODEBOOKS):
+        code = tl.load(rows + row * row_stride + codebook * code_stride)
+        entry = tl.maximum(code, 0) + tl.load(offsets + codebook)
+        total += tl.load(table + entry * size + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * size + column, total.to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,196 @@
+"""The sampler and the delay pattern's state machine: two launches for a step, the reference's codes.
+
+What is drawn from what is written down in `engine/sampler.py`; this follows it operation by operation, in the
+same widths. Only the order of one sum is its own, that of the weights before a top_p cut, so it is taken in
+float64 and rounded where the reference rounds.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_CODE_BITS = tl.constexpr(16)
+_CODE_MASK = tl.constexpr(2**16 - 1)
+# Any key of a code is smaller.
+_LAST_KEY = tl.constexpr(2**62)
+# As in `engine/noise.py`.
+_LARGEST_LOG = tl.constexpr(-(2.0**-32))
+_SMALLEST_LOG = tl.constexpr(-1.7976931348623157e308)
+
+
+def sample(logits: Tensor, draw: tuple[Tensor, Tensor, Tensor], key: Tensor, step: Tensor) -> Tensor:
+    """Draw one code per codebook, as `engine.sampler.sample` does.
+
+    Args:
+        logits: float32 [batch, num_codebooks, codebook_size].
+        draw: temperature and top_p (float32), top_k (int64), each [batch].
+        key: int32 [batch], of the noise.
+        step: int64 [batch].
+
+    Returns:
+        int64 [batch, num_codebooks].
+    """
+    size, num_codebooks, codebook_size = logits.shape
+    codes = torch.empty((size, num_codebooks), dtype=torch.int64, device=logits.device)
+    block = triton.next_power_of_2(codebook_size)
+    _sample[(size, num_codebooks)](
+        logits.contiguous(),
+        *draw,
+        key,
+        step,
+        codes,
+        num_codebooks,
+        codebook_size,
+        BLOCK=block,
+        STAGES=block.bit_length() - 1,
+        num_warps=8,
+    )
+    return codes
+
+
+def advance_rows(codes: Tensor, state: tuple[Tensor, ...], begin_code: int, end_code: int) -> Tensor:
+    """Move the state machine on, as `engine.sampler.advance` does behind the draw.
+
+    Args:
+        codes: int64 [batch, num_codebooks].
+        state: last_rows [batch, num_codebooks], then status, step, ramp, countdown, max_rows and guard_rows,
+            each int64 [batch]; the first five are brought up to date.
+        begin_code, end_code: of the delay pattern.
+
+    Returns:
+        int64 [batch, num_codebooks + 1]: the row and the status after it.
+    """
+    size, num_codebooks = codes.shape
+    record = torch.empty((size, num_codebooks + 1), dtype=torch.int64, device=codes.device)
+    block = triton.next_power_of_2(num_codebooks)
+    _advance[(size,)](codes, *state, record, begin_code, end_code, num_codebooks, BLOCK=block, num_warps=1)
+    return record
+
+
+@triton.jit
+def _rotated(word, BITS: tl.constexpr):
+    return (word << BITS) | (word >> (32 - BITS))
+
+
+@triton.jit
+def _mixed(h, word):
+    word = _rotated(word * 0xCC9E2D51, 15) * 0x1B873593
+    return _rotated(h ^ word, 13) * 5 + 0xE6546B64
+
+
+@triton.jit
+def _gumbel(key, position, code):
+    h = _mixed(_mixed(key, position), code) ^ 16
+    h = (h ^ (h >> 16)) * 0x85EBCA6B
+    h = (h ^ (h >> 13)) * 0xC2B2AE35
+    h = h ^ (h >> 16)
+    uniform = h.to(tl.float64) / 4294967295.0
+    # Never the logarithm of 0: it is infinite on a card, and a warning in the interpreter.
+    logarithm = tl.log(tl.where(h == 0, 1.0, uniform))
+    logarithm = tl.where(h == 0, _SMALLEST_LOG, tl.minimum(logarithm, _LARGEST_LOG))
+    return -tl.log(-logarithm)
+
+
+@triton.jit
+def _ordered(bits):
+    """The bits of float32 numbers as integers of the same order, and back."""
+    return ((bits >> 31) & 0x7FFFFFFF) ^ bits
+
+
+@triton.jit
+def _sorted(key, rank, STAGES: tl.constexpr):
+    """Rising keys, 2^STAGES of them (Batcher's bitonic network)."""
+    for stage in range(1, STAGES + 1):
+        for step in range(stage):
+            stride = 1 << (stage - 1 - step)
+            other = tl.gather(key, rank ^ stride, axis=0)
+            takes_smaller = ((rank >> stage) & 1) == ((rank & stride) != 0).to(tl.int32)
+            key = tl.where(takes_smaller, tl.minimum(key, other), tl.maximum(key, other))
+    return key
+
+
+@triton.jit
+def _sample(
+    logits,
+    temperature,
+    top_p,
+    top_k,
+    keys,
+    steps,
+    codes,
+    num_codebooks,
+    codebook_size,
+    BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    row, codebook = tl.program_id(0), tl.program_id(1)
+    rank = tl.arange(0, BLOCK)
+    inside = rank < codebook_size
+    place = row * num_codebooks + codebook
+    score = tl.load(logits + place.to(tl.int64) * codebook_size + rank, mask=inside, other=0.0)
+    falling = (~_ordered(score.to(tl.int32, bitcast=True))).to(tl.int64)
+    packed = _sorted(tl.where(inside, (falling << _CODE_BITS) | rank, _LAST_KEY), rank, STAGES)
+    code = (packed & _CODE_MASK).to(tl.int32)
+    value = _ordered(~(packed >> _CODE_BITS).to(tl.int32)).to(tl.float32, bitcast=True)
+    value = tl.where(inside, tl.math.div_rn(value, tl.load(temperature + row)), float("-inf"))
+
+    limit = tl.load(top_k + row)
+    weight = tl.exp((value - tl.max(value, axis=0)).to(tl.float64)).to(tl.float32)
+    weight = tl.where(rank < limit, weight, 0.0)
+    mass = tl.cumsum(weight.to(tl.float64), axis=0).to(tl.float32)
+    allowed = mass - weight < tl.load(top_p + row) * tl.max(mass, axis=0)
+    allowed = allowed & (rank < limit) & inside
+
+    key = tl.load(keys + row).to(tl.uint32, bitcast=True)
+    position = (tl.load(steps + row) * num_codebooks + codebook).to(tl.uint32)
+    noisy = value.to(tl.float64) + _gumbel(key, position, code.to(tl.uint32))
+    drawn = tl.argmax(tl.where(allowed, noisy, float("-inf")), axis=0)
+    tl.store(codes + place, tl.sum(tl.where(rank == drawn, code, 0), axis=0).to(tl.int64))
+
+
+@triton.jit
+def _advance(
+    codes,
+    last_rows,
+    statuses,
+    steps,
+    ramps,
+    countdowns,
+    max_rows,
+    guard_rows,
+    record,
+    begin_code,
+    end_code,
+    num_codebooks,
+    BLOCK: tl.constexpr,
+):
+    row, codebook = tl.program_id(0), tl.arange(0, BLOCK)
+    inside = codebook < num_codebooks
+    code = tl.load(codes + row * num_codebooks + codebook, mask=inside, other=0)
+    ramp, countdown = tl.load(ramps + row), tl.load(countdowns + row)
+    opening = ramp < num_codebooks
+    closing = (countdown >= 0) & (ramp >= num_codebooks)
+    code = tl.where(opening & (codebook > ramp), begin_code, code)
+    code = tl.where(closing & (codebook <= num_codebooks - 1 - countdown), end_code, code)
+    first = tl.sum(tl.where(codebook == 0, code, 0), axis=0)
+    ends = (ramp >= num_codebooks) & (countdown < 0) & (first == end_code)
+
+    countdown = tl.where(closing, countdown - 1, countdown)
+    countdown = tl.where(ends, num_codebooks - 2, countdown)
+    step = tl.load(steps + row) + 1
+    # The numbers of `engine.state.Status`: running 0, stop 1, length 2, runaway 3.
+    status = tl.where((step >= tl.load(guard_rows + row)) & (countdown < 0), 3, 0)
+    status = tl.where(step >= tl.load(max_rows + row), 2, status)
+    status = tl.where(countdown == 0, 1, status)
+
+    before = tl.load(statuses + row)
+    report = record + row * (num_codebooks + 1)
+    tl.store(report + codebook, tl.where(before != 0, -1, code), mask=inside)
+    tl.store(report + num_codebooks, tl.where(before != 0, before, status.to(tl.int64)))
+    if before == 0:
+        tl.store(last_rows + row * num_codebooks + codebook, code, mask=inside)
+        tl.store(statuses + row, status.to(tl.int64))
+        tl.store(steps + row, step)
+        tl.store(ramps + row, ramp + opening.to(tl.int64))
+        tl.store(countdowns + row, countdown)

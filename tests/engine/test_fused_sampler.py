@@ -1,0 +1,45 @@
+"""The fused step of the sampler moves every row as the reference does, whatever state it is in."""
+
+import pytest
+import torch
+
+from stentor.engine import sampler
+from stentor.engine.state import BatchState, Status
+from stentor.request import SamplingParams
+from tests.engine.oracle import END, NUM_CODEBOOKS, VOCAB
+from tests.engine.test_sampler import SHAPE, make_state
+from tests.layers.triton.interpreted import DEVICE
+
+fused = pytest.importorskip("stentor.engine.fused_sampler")
+
+
+def states(size: int) -> BatchState:
+    """Rows at any point of the pattern: opening, within, winding down, ended, idle, near every bound."""
+    state, _ = make_state([SamplingParams(0.0 if i % 3 else 0.9, 0.9, 40, i) for i in range(size)])
+    state.ramp.copy_(torch.randint(0, NUM_CODEBOOKS + 1, (size,)))
+    state.countdown.copy_(torch.randint(-1, 7, (size,)).where(state.ramp == NUM_CODEBOOKS, -1))
+    state.status.copy_(torch.randint(0, 5, (size,)).where(torch.rand(size) < 0.3, Status.RUNNING))
+    state.step.copy_(torch.randint(0, 40, (size,)))
+    state.max_rows.copy_(state.step + torch.randint(1, 4, (size,)))
+    state.guard_rows.copy_(state.step + torch.randint(1, 4, (size,)))
+    state.last_rows.copy_(torch.randint(0, VOCAB, (size, NUM_CODEBOOKS)))
+    return state
+
+
+def test_steps_of_every_state_equal_those_of_the_reference() -> None:
+    expected = states(64)
+    actual = BatchState(*(tensor.to(DEVICE, copy=True) for tensor in expected._tensors()))
+    for _ in range(3):
+        logits = torch.randn(64, NUM_CODEBOOKS, VOCAB)
+        logits[::4, 0, END] = 20.0
+        told = sampler.advance(logits, expected, SHAPE, candidates=1)
+        assert torch.equal(fused.move_on(logits.argmax(-1).to(DEVICE), actual, SHAPE).cpu(), told)
+        for ours, theirs in zip(actual._tensors(), expected._tensors(), strict=True):
+            assert torch.equal(ours.cpu(), theirs)
+
+
+def test_a_step_draws_and_moves_as_the_reference_does() -> None:
+    expected, logits = states(5), torch.randn(5, NUM_CODEBOOKS, VOCAB)
+    actual = BatchState(*(tensor.to(DEVICE, copy=True) for tensor in expected._tensors()))
+    told = sampler.advance(logits, expected, SHAPE, VOCAB)
+    assert torch.equal(fused.advance(logits.to(DEVICE), actual, SHAPE, VOCAB).cpu(), told)

@@ -1,0 +1,112 @@
+"""A model with fused kernels says what the reference says, in a tenth of a GPU's launches."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stentor.engine import sampler
+from stentor.engine.kv_cache import KVCache
+from stentor.engine.model_runner import ModelRunner
+from stentor.layers.attention import SdpaBackend
+from stentor.layers.kernels import EagerKernels
+from tests.checkpoints import Recipe
+from tests.engine.harness import make_lm
+from tests.engine.oracle import greedy, random_prompt
+from tests.layers.triton.interpreted import DEVICE, assert_close
+
+fused = pytest.importorskip("stentor.layers.kernels.fused")
+attention = pytest.importorskip("stentor.layers.triton.attention")
+fused_sampler = pytest.importorskip("stentor.engine.fused_sampler")
+
+
+def recipe(layers: int = 2) -> Recipe:
+    return Recipe(seed=5, hidden=48, layers=layers, heads=4, kv_heads=2, head_dim=12, with_codec=False)
+
+
+def runner(model: Any, **parts: Any) -> ModelRunner:
+    cache = KVCache(model.shape, 33, 16, model.device)
+    return ModelRunner(model, max_running=4, max_context=128, block_size=16, cache=cache, **parts)
+
+
+def reference(layers: int = 2) -> ModelRunner:
+    return runner(make_lm(recipe(layers), device=DEVICE), attention=SdpaBackend())
+
+
+def fused_runner(layers: int = 2) -> ModelRunner:
+    model = make_lm(recipe(layers), device=DEVICE, kernels=fused.FusedKernels())
+    return runner(model, attention=attention.TritonBackend(), advance=fused_sampler.advance)
+
+
+def prefill(made: ModelRunner) -> np.ndarray:
+    """Two greedy sequences."""
+    sequences = [
+        greedy(f"s{i}", random_prompt(recipe(), i, text=3 + 4 * i, reference=2), 20) for i in range(2)
+    ]
+    for i, sequence in enumerate(sequences):
+        sequence.blocks = list(range(1 + 5 * i, 6 + 5 * i))
+    return made.prefill(sequences, 0)
+
+
+def test_prefill_and_steps_say_what_the_reference_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The interpreter takes its time over every row.
+    monkeypatch.setattr("stentor.engine.model_runner._PREFILL_STEP", 1)
+    eager, ours = reference(), fused_runner()
+    assert np.array_equal(prefill(ours), prefill(eager))
+    assert np.array_equal(ours.decode(2, 20), eager.decode(2, 20))
+    behind_the_block_of_nobody = slice(1, None)
+    assert_close(
+        ours._cache.data[:, behind_the_block_of_nobody], eager._cache.data[:, behind_the_block_of_nobody]
+    )
+
+
+class Launches(TorchDispatchMode):
+    """Counts what would be a kernel on a GPU: Triton's launches, and PyTorch's operations outside of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.count, self._inside = 0, False
+        from triton.runtime import interpreter
+
+        launch = interpreter.GridExecutor.__call__
+
+        def counted(executor: Any, *args: Any, **options: Any) -> None:
+            self.count += 1
+            self._inside = True
+            launch(executor, *args, **options)
+            self._inside = False
+
+        monkeypatch.setattr(interpreter.GridExecutor, "__call__", counted)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        makes_nothing = func.is_view or "empty" in str(func) or "_unsafe_view" in str(func)
+        self.count += not (self._inside or makes_nothing)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter counts")
+def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Idle rows take the same launches as others. Whole tiles are a matter of the CPU's library.
+    monkeypatch.setattr("stentor.layers.linear._PLAIN_TILE", 1)
+    monkeypatch.setattr("stentor.layers.linear._packs", lambda weight: False)
+    counts = {}
+    for name, make in (("eager", reference), ("fused", fused_runner)):
+        for layers in (1, 3):
+            made = make(layers)
+            with monkeypatch.context() as patch, torch.inference_mode(), Launches(patch) as launches:
+                made._decode(1, 8, 64)
+            counts[name, layers] = launches.count
+    per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name in ("eager", "fused")}
+    beside = {name: counts[name, 1] - per_layer[name] for name in ("eager", "fused")}
+    assert per_layer["fused"] == 10
+    # An operation of PyTorch's is at least one launch: its attention with a mask, for one, is several.
+    assert per_layer["eager"] >= 20
+    assert beside["fused"] <= 20
+    assert beside["eager"] >= 60
+
+
+def test_the_reference_is_the_default() -> None:
+    assert isinstance(make_lm(recipe())._kernels, EagerKernels)
+    assert reference()._advance is sampler.advance

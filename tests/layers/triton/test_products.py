@@ -1,0 +1,54 @@
+"""Products of few rows equal the plain ones on fresh inputs, and no row feels its company."""
+
+import pytest
+import torch
+
+from tests.layers.triton.interpreted import DEVICE, DTYPES, HALF, assert_close, randn
+
+products = pytest.importorskip("stentor.layers.triton.products")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 2, 8, 17])
+@pytest.mark.parametrize(("inner", "outer"), [(768, 100), (200, 64), (256, 130)])
+def test_a_product_equals_the_plain_one(rows: int, inner: int, outer: int, dtype: torch.dtype) -> None:
+    x, weight = randn(rows, inner, dtype=dtype), randn(outer, inner, dtype=dtype, scale=inner**-0.5)
+    product = products.SkinnyProduct(weight)
+    for _ in range(2):  # The counters of a split product must be back at zero.
+        assert_close(product(x), x.double() @ weight.double().T)
+
+
+def test_a_wide_product_is_split_and_a_tall_one_is_not() -> None:
+    assert products.SkinnyProduct(torch.zeros(64, 2560))._splits > 1
+    assert products.SkinnyProduct(torch.zeros(64 * 264, 256))._splits == 1
+
+
+def test_a_row_gives_the_same_bits_among_others() -> None:
+    x, weight = randn(16, 1024, dtype=HALF), randn(96, 1024, dtype=HALF)
+    product = products.SkinnyProduct(weight)
+    whole = product(x)
+    for size in (1, 3, 8):
+        assert torch.equal(product(x[:size]), whole[:size])
+
+
+def test_int8_and_its_scales_equal_the_restored_weight() -> None:
+    x, scale = randn(3, 512, dtype=HALF), torch.rand(96, device=DEVICE) / 100
+    weight = torch.randint(-127, 128, (96, 512), dtype=torch.int8, device=DEVICE)
+    expected = x.double() @ (weight.double() * scale.double()[:, None]).T
+    assert_close(products.SkinnyProduct(weight, scale)(x), expected)
+
+
+def test_float8_and_its_scales_equal_the_restored_weight() -> None:
+    x, scale = randn(3, 512, dtype=HALF), torch.rand(96, device=DEVICE) / 100
+    weight = randn(96, 512, scale=20.0).to(torch.float8_e4m3fn)
+    expected = x.double() @ (weight.double() * scale.double()[:, None]).T
+    assert_close(products.SkinnyProduct(weight, scale)(x), expected)
+
+
+def test_int4_and_its_groups_equal_the_restored_weight() -> None:
+    x, scale = randn(3, 512, dtype=HALF), torch.rand(96, 4, device=DEVICE) / 10
+    numbers = torch.randint(0, 16, (96, 4, 128), dtype=torch.uint8, device=DEVICE)
+    packed = numbers[..., :64] | (numbers[..., 64:] << 4)
+    restored = (numbers.double() - 8) * scale.double()[..., None]
+    expected = x.double() @ restored.view(96, 512).T
+    assert_close(products.SkinnyProduct(packed.view(96, 256), scale)(x), expected)
