@@ -8,7 +8,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stentor.errors import InternalError, StentorError
-from stentor.server.delivery import make_form
+from stentor.request import Audio
+from stentor.server.delivery import Form, make_form
 from stentor.server.errors import BROKEN, error_response
 from stentor.server.protocol import Delivery, Order
 from stentor.server.utterance import ReaderGoneError, Service, Utterance
@@ -65,23 +66,22 @@ class WatchedResponse(Response):
 
 
 class SpeechAnswer(WatchedResponse):
-    """The answer to one order: its audio as it is made, or one file of true length once all of it is there.
-
-    Constructing it submits the order, and raises as `Utterance` does.
-    """
+    """The answer to one order: its audio as it is made, or one file of true length when all is there."""
 
     def __init__(self, service: Service, order: Order) -> None:
         super().__init__(service.write_timeout_s)
-        self._utterance = Utterance(service, order, partial(make_form, order))
+        self._service = service
         self._order = order
         self._started = False
+        self._form: Form | None = None
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `WatchedResponse.answer`; whatever happens, the client gets an answer."""
         try:
-            async with self._utterance as utterance:
+            async with Utterance(self._service, self._order, partial(make_form, self._order)) as utterance:
                 async for data in utterance:
-                    await self._start(send, len(data))
+                    if not self._started:
+                        await self._start(send, utterance, len(data))
                     await self._write_all(send, data)
                 utterance.delivered()
                 await self._write(send, b"", more=False)
@@ -98,21 +98,19 @@ class SpeechAnswer(WatchedResponse):
     async def _fail(self, error: StentorError, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._started:
             return await error_response(error)(scope, receive, send)
-        told = self._utterance.form.failure(error) if self._utterance.form else None
+        told = self._form.failure(error) if self._form else None
         if told is not None:
             await self._write(send, told, more=False)
         # Otherwise the response stays unfinished: the connection is closed, and the client sees the break.
         return None
 
-    async def _start(self, send: Send, num_bytes: int) -> None:
-        if self._started:
-            return
+    async def _start(self, send: Send, utterance: Utterance, num_bytes: int) -> None:
         self._started = True
-        order, form = self._order, self._utterance.form
-        assert form is not None, "data comes from a form"
-        told = {"Content-Type": form.media_type, "X-Sample-Rate": str(self._utterance.sample_rate_hz)}
+        order, self._form = self._order, utterance.form
+        assert self._form is not None, "data comes from a form"
+        told = {"Content-Type": self._form.media_type, "X-Sample-Rate": str(utterance.sample_rate_hz)}
         if order.delivery is Delivery.FILE:
-            told |= {"Content-Length": str(num_bytes), **self._how_it_ended()}
+            told |= {"Content-Length": str(num_bytes), **_how_it_ended(utterance.last)}
         elif order.delivery is not Delivery.RAW:
             told |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         elif order.format == "pcm":
@@ -123,14 +121,14 @@ class SpeechAnswer(WatchedResponse):
             told["X-Stentor-Warning"] = "; ".join(order.warnings)
         await self._begin(send, told)
 
-    def _how_it_ended(self) -> dict[str, str]:
-        last = self._utterance.last
-        assert last is not None, "a file is sent when all of it is there"
-        told = {"X-Finish-Reason": str(last.finish_reason)}
-        if last.usage is not None:
-            told["X-Prompt-Tokens"] = str(last.usage.prompt_tokens)
-            told["X-Completion-Tokens"] = str(last.usage.completion_tokens)
-        return told
+
+def _how_it_ended(last: Audio | None) -> dict[str, str]:
+    assert last is not None, "a file is sent when all of it is there"
+    told = {"X-Finish-Reason": str(last.finish_reason)}
+    if last.usage is not None:
+        told["X-Prompt-Tokens"] = str(last.usage.prompt_tokens)
+        told["X-Completion-Tokens"] = str(last.usage.completion_tokens)
+    return told
 
 
 async def _left(receive: Receive) -> None:

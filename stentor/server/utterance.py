@@ -53,6 +53,8 @@ class Service:
 class Utterance:
     """One order being spoken. Iterate inside `async with` for what to send, never empty; leaving it ends it.
 
+    It is submitted when it is made, so make it where it is entered:
+
         async with Utterance(service, order, partial(make_form, order)) as utterance:
             async for data in utterance:
                 await send(data)
