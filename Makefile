@@ -12,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 EXTRAS ?= dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-clients check format docs bench train-tiny clean
+.PHONY: help install demo serve test test-browser test-clients check format docs bench train-tiny clean
 
 help: ## List the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ test: install ## Run all tests (ARGS="-k name")
 test-clients: install ## Run the libraries of OpenAI, LiveKit, Pipecat, LiteLLM, ... against a server
 	$(BIN)/python -m tests.clients.environments
 	$(BIN)/python -m pytest -m "clients or not clients" tests/clients $(ARGS)
+
+test-browser: install ## Click through the pages in a headless Chromium (apt install chromium)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	$(BIN)/python -m pytest tests/browser -m browser $(ARGS)
 
 check: install ## Lint, format check, types, import contracts
 	$(BIN)/ruff check .

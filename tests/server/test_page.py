@@ -11,6 +11,7 @@ from starlette.routing import Match
 
 from stentor.server.app import create_app
 from stentor.server.bodies import ReferenceBody, SpeechBody
+from stentor.server.enrolling import VoiceBody
 from stentor.server.page import PAGE, policy
 from tests.server.conftest import Running
 from tests.server.fakes import INFO, FakePipeline, config, voices
@@ -66,10 +67,14 @@ def test_the_page_has_no_parts_elsewhere() -> None:
 
 def test_each_path_that_the_page_asks_exists() -> None:
     app = create_app(FakePipeline(), INFO, voices(), config())  # type: ignore[arg-type]
-    asked = {("GET", path) for path in re.findall(r'read\("([^"]+)"\)', SCRIPT)}
+    asked = {("GET", path) for path in re.findall(r'(?:read|ask)\("([^"]+)"\)', SCRIPT)}
     asked |= {(method, path) for path, method in re.findall(r'ask\("([^"]+)", \{ method: "(\w+)"', SCRIPT)}
     assert {path for _, path in asked} == set(re.findall(r'"(v1/[^"]*)"', SCRIPT))
-    assert ("POST", "v1/audio/speech") in asked
+    assert {("POST", "v1/audio/speech"), ("POST", "v1/audio/voices")} <= asked
+    assert re.findall(r"`v1/[^`]*`", SCRIPT) == ["`v1/audio/voices/${encodeURIComponent(id)}${rest}`"]
+    voices_of = re.findall(r'voicePath\(id(?:, "([^"]*)")?\)(?:, \{ method: "(\w+)")?', SCRIPT)
+    assert len(voices_of) == 3
+    asked |= {(method or "GET", f"v1/audio/voices/a{rest}") for rest, method in voices_of}
     for method, path in asked:
         scope = {"type": "http", "method": method, "path": f"/{path}", "root_path": "", "headers": []}
         assert any(route.matches(scope)[0] is Match.FULL for route in app.routes), path
@@ -89,11 +94,11 @@ def test_each_element_that_the_script_speaks_of_exists() -> None:
 
 def test_every_control_has_a_label() -> None:
     labelled = set(re.findall(r'<label for="([^"]+)"', TEXT))
-    for label in re.findall(r"<label>(.*?)</label>", TEXT, re.DOTALL):
+    for label in re.findall(r"<label[^>]*>(.*?)</label>", TEXT, re.DOTALL):
         labelled |= set(re.findall(r'\bid="([^"]+)"', label))
     controls = re.findall(r'<(?:input|select|textarea) id="([^"]+)"', TEXT)
     assert set(controls) == labelled
-    assert len(controls) == 6
+    assert len(controls) == 9
     assert re.findall(r"<canvas (?![^>]*aria-label)", TEXT) == []
 
 
@@ -106,6 +111,14 @@ def test_the_body_that_the_page_sends_is_one_that_the_server_reads(serve: Serve)
     assert fields - known == set()
     response = serve().speech(voice="default", seed=7, temperature=0.3, stream=True, response_format="pcm")
     assert response.headers["X-Seed"] == "7"
+
+
+def test_the_voice_that_the_page_makes_is_one_that_the_server_keeps() -> None:
+    body = SCRIPT[SCRIPT.index("async function keep") : SCRIPT.index("async function listVoices")]
+    sent = re.findall(r"(?:const told =|JSON\.stringify\()\{? ?\{(.*?)\}", body)
+    fields = set(re.findall(r"\b(\w+): ", " ".join(sent)))
+    assert fields == {"name", "transcript", "audio_sample", "consent"}
+    assert fields <= set(VoiceBody.model_fields)
 
 
 def test_what_the_page_reads_of_the_model_is_there(serve: Serve) -> None:
