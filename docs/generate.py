@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import typer
+from fastapi import FastAPI
+from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
@@ -168,12 +170,22 @@ def http_page(page: str) -> str:
     return fill(page, "voice fields", fields_table(VoiceBody))
 
 
-def routes_table() -> str:
-    """Each route with its summary."""
+def _app() -> FastAPI:
     nothing = {"stats": dict, "when_passed": lambda *_: None}
     unused: Any = type("NoPipeline", (), nothing)()
     info = ModelInfo("", "", 24_000, 960, 8, 1024, (), 1, SamplingParams())
-    paths = create_app(unused, info, VoiceStore(""), Config()).openapi()["paths"]
+    return create_app(unused, info, VoiceStore(""), Config())
+
+
+def websockets() -> list[str]:
+    """The path of each WebSocket."""
+    routes = iter_route_contexts(_app().routes)
+    return [route.path for route in routes if isinstance(route.original_route, APIWebSocketRoute)]
+
+
+def routes_table() -> str:
+    """Each route with its summary."""
+    paths = _app().openapi()["paths"]
     lines = ["| route | what it does |", "|---|---|"]
     for path, methods in paths.items():
         lines += [f"| `{method.upper()} {path}` | {route['summary']} |" for method, route in methods.items()]

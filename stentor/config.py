@@ -141,6 +141,14 @@ class ServerConfig:
         30.0, "Seconds that a client may pause within the body of its request.", minimum=0.1
     )
     write_timeout_s: float = setting(60.0, "Seconds that a client may leave its stream unread.", minimum=0.1)
+    socket_idle_timeout_s: float = setting(
+        300.0,
+        "Seconds that a WebSocket or Wyoming client may send nothing while nothing is spoken to it.",
+        minimum=0.1,
+    )
+    socket_pending_chars: int = setting(
+        65_536, "Characters that such a client may send ahead of what is spoken, at most.", minimum=1
+    )
     shutdown_timeout_s: float = setting(
         10.0,
         "Seconds that running requests get to finish after SIGTERM or Ctrl-C; a second one ends them.",

@@ -43,6 +43,12 @@ def test_every_metric_is_documented() -> None:
         assert f"`{family.name}`" in page, family.name
 
 
+def test_every_websocket_is_documented() -> None:
+    page = reference("sockets.md")
+    for path in generate.websockets():
+        assert f"`{path}`" in page, path
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):

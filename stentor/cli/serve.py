@@ -98,7 +98,13 @@ def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: s
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = create_app(pipeline, info, VoiceStore.of(info, config.reference), config)
     settings = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, ws_max_size=max_body_bytes(config)
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws_max_size=max_body_bytes(config),
+        # Audio hardly shrinks, and the event loop would do the work.
+        ws_per_message_deflate=False,
     )
     hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
     server = Server(settings, app.state.admission, config.server, hello)

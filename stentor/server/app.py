@@ -13,11 +13,12 @@ from stentor.config import Config
 from stentor.errors import ConfigError
 from stentor.metrics import Metrics
 from stentor.request import ModelInfo
-from stentor.server import admin, errors, health, page, speech, voices
+from stentor.server import admin, errors, health, page, realtime, speech, speech_socket, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
 from stentor.server.bodies import FIELDS
+from stentor.server.conversation import Limits
 from stentor.server.keys import Keyring
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
@@ -94,6 +95,7 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     )
     app.include_router(speech.router(service, config.server.max_batch_items))
     app.include_router(voices.router(service, store))
+    _add_sockets(app, service, config)
     app.include_router(health.router(admission, info, reader, metrics))
     app.include_router(page.router())
     if config.access.admin:
@@ -101,6 +103,18 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
             raise ConfigError("--admin needs a key with `admin = true` in --api-keys-file")
         app.include_router(admin.router(admission))
     return app
+
+
+def _add_sockets(app: FastAPI, service: Service, config: Config) -> None:
+    """The dialects of conversation."""
+    limits = Limits(
+        idle_timeout_s=config.server.socket_idle_timeout_s,
+        write_timeout_s=config.server.write_timeout_s,
+        max_message_bytes=max_body_bytes(config),
+        max_pending_chars=config.server.socket_pending_chars,
+    )
+    for dialect in (speech_socket, realtime):
+        app.include_router(dialect.router(service, limits))
 
 
 def _add_layers(app: FastAPI, metrics: Metrics, keyring: Keyring, config: Config) -> None:

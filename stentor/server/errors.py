@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from difflib import get_close_matches
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -43,6 +44,8 @@ _STATUS: list[tuple[type[StentorError], int]] = [
 
 # Where other servers turn speech into text.
 _LISTENING = {f"/v1/audio/{what}" for what in ("transcriptions", "translations", "diarizations")}
+
+M = TypeVar("M", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +129,15 @@ def explain(problem: dict[str, Any], fields: Sequence[str]) -> RequestError:
     if kind == "missing":
         return RequestError(f"{param} is missing", param=param)
     return RequestError(f"{param}: {problem['msg'][0].lower()}{problem['msg'][1:]}", param=param)
+
+
+def validated(kind: type[M], value: Any, fields: Sequence[str], place: tuple[str, ...] = ()) -> M:
+    """What stands at `place` of a message, `fields` being the known ones. Raises RequestError."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise explain({**problem, "loc": ("message", *place, *problem["loc"])}, [*place, *fields]) from None
 
 
 def _spell(steps: Sequence[str | int]) -> str:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from stentor import logs
 from stentor.audio.shape import Shaper
 from stentor.errors import (
+    AbortedError,
     InternalError,
     OverloadedError,
     RateLimitedError,
@@ -30,6 +31,9 @@ from stentor.server.errors import error_object
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Delivery, Order, Reader
 from stentor.server.tracing import Tracer
+
+if TYPE_CHECKING:
+    from stentor.pipeline.stream import AudioStream
 
 _NO_SOUND = "the model made no sound for this text: try another seed, or other words"
 
@@ -64,8 +68,17 @@ class Utterance:
     Iteration raises the StentorError with which the request failed.
     """
 
-    def __init__(self, service: Service, order: Order, make_form: Callable[[int], Form]) -> None:
-        """Raises OverloadedError if there is no place, InternalError if nothing is served."""
+    def __init__(
+        self,
+        service: Service,
+        order: Order,
+        make_form: Callable[[int], Form],
+        stream: "AudioStream | None" = None,
+    ) -> None:
+        """`stream` is given if the order was submitted before its turn had come.
+
+        Raises OverloadedError if there is no place, InternalError if nothing is served.
+        """
         whole = order.delivery is Delivery.FILE
         self.order = order
         self.form: Form | None = None
@@ -75,10 +88,11 @@ class Utterance:
         self._shaper = Shaper(order.shape, service.sample_rate_hz, whole=whole)
         self._meter = service.metrics.measure(self.sample_rate_hz, streamed=not whole)
         self._complete = False
+        self._aborted = False
         self._recorded = False
         self._caller = current()
         try:
-            self._stream = service.pipeline.submit(order.request)
+            self._stream = stream or service.pipeline.submit(order.request)
         except StentorError as error:
             limited = isinstance(error, RateLimitedError)
             full = "limited" if limited else "overloaded"
@@ -117,16 +131,27 @@ class Utterance:
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._complete:
-            audio = await anext(self._stream, None)
+        while not (self._complete or self._aborted):
+            try:
+                audio = await anext(self._stream, None)
+            except AbortedError:
+                if self._recorded:  # by `abort`
+                    break
+                raise
             self._complete = audio is None
             self.last = audio or self.last
             loop = asyncio.get_running_loop()
             num_samples, data = await loop.run_in_executor(self._service.encoders, self._encode, audio)
             self._meter.heard(num_samples)
-            if data:
+            if data and not self._aborted:
                 return data
         raise StopAsyncIteration
+
+    def abort(self) -> None:
+        """Say no more: the iteration ends, and the request is recorded as aborted. For the event loop."""
+        self._aborted = True
+        self._stream.abort()
+        self._record("aborted")
 
     def delivered(self) -> None:
         """Record the end now: all was sent but the mark of its end. The caller may ask for it right after."""

@@ -28,6 +28,11 @@ def split(text: str, known: Iterable[str]) -> Iterator[tuple[bool, str]]:
             yield number % 2 == 1, piece
 
 
+def without_tags(text: str) -> str:
+    """What of a text is said in words: everything but what looks like a control tag."""
+    return _LOOKALIKE.sub("", text)
+
+
 def check_tags(text: str, known: Iterable[str], *, param: str = "input") -> None:
     """Refuse what looks like a control tag and is none: it would be read aloud, or not do what was meant.
 

@@ -1,0 +1,152 @@
+"""Laws of a narration: in order, one sentence ahead and no more, and an end at once when it is cancelled."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from stentor.audio.formats import to_pcm16
+from stentor.errors import RequestError, TooLargeError
+from stentor.metrics import Metrics
+from stentor.request import SpeechRequest
+from stentor.server.admission import Admission
+from stentor.server.bodies import SpeechBody
+from stentor.server.delivery import make_form
+from stentor.server.narration import Manner, Narration, Piece
+from stentor.server.outcomes import Outcomes
+from stentor.server.protocol import Reader
+from stentor.server.utterance import Service
+from stentor.text.sentences import SentenceSplitter
+from tests.server.fakes import INFO, RATE, Act, FakePipeline, config, say, tone, voices
+
+BODY = SpeechBody(input="-", response_format="pcm", stream=True, trim_silence=False)
+TEXT = "The old dog saw the boat. Then it went home. It slept."
+
+
+@pytest.fixture
+def pipeline() -> FakePipeline:
+    return FakePipeline(say(0.2))
+
+
+@pytest.fixture
+def service(pipeline: FakePipeline) -> Iterator[Service]:
+    admission = Admission(pipeline)  # type: ignore[arg-type]
+    reader = Reader(INFO, voices(), config())
+    with ThreadPoolExecutor(2) as encoders:
+        yield Service(
+            admission, reader, Metrics(pipeline.stats), Outcomes(60), encoders, RATE, write_timeout_s=1
+        )
+
+
+def narration(service: Service, max_pending_chars: int = 1000) -> Narration:
+    manner = Manner(service.reader, BODY, "talk")
+    return Narration(service, manner, make_form, SentenceSplitter(), max_pending_chars)
+
+
+async def told(narrated: Narration) -> list[Piece]:
+    async with narrated.pieces() as pieces:
+        return [piece async for piece in pieces]
+
+
+def test_pieces_come_in_order_and_each_sentence_has_an_end(service: Service) -> None:
+    async def run() -> list[Piece]:
+        narrated = narration(service)
+        narrated.write(TEXT)
+        narrated.end()
+        return await told(narrated)
+
+    pieces = asyncio.run(run())
+    assert [piece.index for piece in pieces] == sorted(piece.index for piece in pieces)
+    assert b"".join(piece.data for piece in pieces) == 3 * to_pcm16(tone(0.2))
+    assert [piece.text for piece in pieces if piece.last] == [
+        "The old dog saw the boat. ",
+        "Then it went home. ",
+        "It slept.",
+    ]
+    assert {piece.id for piece in pieces} == {"talk-1", "talk-2", "talk-3"}
+
+
+def test_blank_text_is_not_spoken(service: Service, pipeline: FakePipeline) -> None:
+    async def run() -> list[Piece]:
+        narrated = narration(service)
+        narrated.write(" \n\n ")
+        narrated.end()
+        return await told(narrated)
+
+    assert asyncio.run(run()) == []
+    assert pipeline.requests == []
+
+
+def test_a_sentence_that_fails_does_not_end_the_others(service: Service, pipeline: FakePipeline) -> None:
+    def script(request: SpeechRequest) -> Iterator[Act]:
+        if request.text.startswith("Then"):
+            yield RequestError("a bad text")
+        yield from say(0.1)(request)
+
+    async def run() -> list[Piece]:
+        narrated = narration(service)
+        narrated.write(TEXT)
+        narrated.end()
+        return await told(narrated)
+
+    pipeline.script = script
+    ends = [piece for piece in asyncio.run(run()) if piece.last or piece.error]
+    assert [str(piece.error) if piece.error else "" for piece in ends] == ["", "a bad text", ""]
+    assert not pipeline.open
+
+
+def test_a_narration_waits_for_text_and_a_cancelled_one_ends(
+    service: Service, pipeline: FakePipeline
+) -> None:
+    async def run() -> None:
+        narrated = narration(service)
+        listening = asyncio.ensure_future(told(narrated))
+        narrated.write("A sentence without an end")
+        await asyncio.sleep(0.05)
+        assert narrated.idle
+        assert not listening.done()
+        narrated.cancel()
+        assert await asyncio.wait_for(listening, 10) == []
+        narrated.write("Nothing of this is said. Nor of this.")
+        assert narrated.cancelled
+        assert not pipeline.requests
+
+    asyncio.run(run())
+
+
+def test_who_leaves_frees_both_sentences(service: Service, pipeline: FakePipeline) -> None:
+    def endless(request: SpeechRequest) -> Iterator[Act]:
+        while True:
+            yield from say(0.2, finish_reason=None, usage=None)(request)  # type: ignore[arg-type]
+            yield 0.01
+
+    async def run() -> None:
+        narrated = narration(service)
+        narrated.write(TEXT)
+        narrated.end()
+        async with narrated.pieces() as pieces:
+            await anext(pieces)
+            assert len(pipeline.open) == 2
+        assert not pipeline.open
+
+    pipeline.script = endless
+    asyncio.run(run())
+
+
+def test_what_may_wait_is_bounded(service: Service) -> None:
+    async def run() -> None:
+        narrated = narration(service, max_pending_chars=len(TEXT))
+        narrated.write(TEXT)
+        assert narrated.num_pending == len(TEXT)
+        with pytest.raises(TooLargeError, match="send text as it is needed"):
+            narrated.write("!")
+        assert narrated.num_pending == len(TEXT)
+        narrated.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_manner_that_cannot_be_served_is_refused_before_there_is_a_text(service: Service) -> None:
+    with pytest.raises(RequestError, match="there is no voice"):
+        Manner(service.reader, BODY.model_copy(update={"voice": "nobody"}), "talk")

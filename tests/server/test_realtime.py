@@ -1,0 +1,293 @@
+"""`/v1/realtime`: through OpenAI's own client, and what it would not send over a bare socket."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from openai.types.realtime import RealtimeServerEvent
+from pydantic import TypeAdapter
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from stentor.audio.formats import to_pcm16
+from stentor.errors import InternalError
+from stentor.request import FinishReason
+from tests.server.conftest import Running
+from tests.server.fakes import RATE, Act, say, tone
+from tests.server.test_speech_socket import endless
+
+Serve = Callable[..., Running]
+
+OFFICIAL: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
+SAID = [
+    "response.created",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_audio_transcript.delta",
+    "response.output_audio.delta",
+    "response.output_audio.done",
+    "response.output_audio_transcript.done",
+    "response.content_part.done",
+    "response.output_item.done",
+    "response.done",
+]
+
+
+@contextmanager
+def session(running: Running) -> Iterator[ClientConnection]:
+    with connect(f"ws://127.0.0.1:{running.port}/v1/realtime?model=tts-1", proxy=None) as socket:
+        assert hear(socket)["type"] == "session.created"
+        yield socket
+
+
+def tell(socket: ClientConnection, kind: str, **fields: Any) -> None:
+    socket.send(json.dumps({"type": kind, **fields}))
+
+
+def hear(socket: ClientConnection) -> dict[str, Any]:
+    """The next event, which is one of those that OpenAI's client knows."""
+    event: dict[str, Any] = json.loads(socket.recv(timeout=20))
+    OFFICIAL.validate_python(event)
+    assert event["event_id"]
+    return event
+
+
+def until(socket: ClientConnection, kind: str) -> list[dict[str, Any]]:
+    events = [hear(socket)]
+    while events[-1]["type"] != kind:
+        events.append(hear(socket))
+    return events
+
+
+def message(text: str, role: str = "user") -> dict[str, Any]:
+    return {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
+
+
+def say_now(socket: ClientConnection, text: str = "Hello there.", **response: Any) -> None:
+    tell(socket, "response.create", response={"conversation": "none", "input": [message(text)], **response})
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(event["type"] for event in events))
+
+
+def audio(events: list[dict[str, Any]]) -> bytes:
+    deltas = [event["delta"] for event in events if event["type"] == "response.output_audio.delta"]
+    return b"".join(map(base64.b64decode, deltas))
+
+
+@pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
+def test_openais_client_hears_the_audio_of_the_offline_file(serve: Serve) -> None:
+    running = serve(say(0.4))
+    whole = running.speech(response_format="pcm").content
+    with running.openai().realtime.connect(model="gpt-4o-mini-tts") as connection:
+        assert connection.recv().type == "session.created"
+        output = {"format": {"type": "audio/pcm", "rate": 24000}, "voice": "alloy", "speed": 1.0}
+        connection.session.update(
+            session={"type": "realtime", "output_modalities": ["audio"], "audio": {"output": output}}
+        )
+        updated = connection.recv()
+        assert updated.type == "session.updated"
+        assert updated.session.audio.output.voice == "alloy"
+        connection.conversation.item.create(item=message("Hello there."))
+        assert [connection.recv().type for _ in range(2)] == [
+            "conversation.item.added",
+            "conversation.item.done",
+        ]
+        connection.response.create()
+        events = []
+        for event in connection:
+            events.append(event)
+            if event.type == "response.done":
+                break
+    assert [event.type for event in events if "item" not in event.type or "output" in event.type][:3] == SAID[
+        :3
+    ]
+    ids = {event.response_id for event in events if hasattr(event, "response_id")}
+    assert ids == {events[-1].response.id}
+    deltas = [event.delta for event in events if event.type == "response.output_audio.delta"]
+    assert b"".join(map(base64.b64decode, deltas)) == whole
+    assert events[-1].response.status == "completed"
+    assert events[-1].response.usage.output_tokens == 34
+    assert events[-1].response.output[0].content[0].transcript == "Hello there."
+
+
+def test_an_answer_out_of_the_conversation_has_exactly_these_events(serve: Serve) -> None:
+    running = serve(say(0.3))
+    with session(running) as socket:
+        say_now(socket, "<|prosody:pause|>Hello there.", metadata={"topic": "greeting"})
+        events = until(socket, "response.done")
+    assert kinds(events) == SAID
+    assert audio(events) == to_pcm16(tone(0.3))
+    done = events[-1]["response"]
+    assert done["metadata"] == {"topic": "greeting"}
+    transcript = [event for event in events if event["type"] == "response.output_audio_transcript.done"]
+    assert transcript[0]["transcript"] == "Hello there."
+    assert running.pipeline.requests[0].text == "<|prosody:pause|>Hello there."
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("audio/pcmu", "mulaw"), ("audio/pcma", "alaw")])
+def test_telephones_hear_eight_kilohertz(serve: Serve, kind: str, codec: str) -> None:
+    from stentor.audio.formats import Encoder
+    from stentor.audio.resample import resample
+
+    running = serve(say(0.4))
+    with session(running) as socket:
+        tell(
+            socket,
+            "session.update",
+            session={"type": "realtime", "audio": {"output": {"format": {"type": kind}}}},
+        )
+        assert hear(socket)["session"]["audio"]["output"]["format"]["type"] == kind
+        say_now(socket)
+        heard = audio(until(socket, "response.done"))
+    encoder = Encoder(codec, 8000)
+    assert heard == encoder.encode(resample(tone(0.4), RATE, 8000)) + encoder.finish()
+
+
+def test_a_cancelled_response_ends_at_once_and_frees_the_house(serve: Serve) -> None:
+    running = serve(endless)
+    with session(running) as socket:
+        for cancel in ({}, {"response_id": "the response"}):
+            tell(socket, "conversation.item.create", item=message("Hello there."))
+            tell(socket, "response.create")
+            events = until(socket, "response.output_audio.delta")
+            response_id = events[-1]["response_id"]
+            tell(socket, "response.create")
+            refused = until(socket, "error")[-1]
+            assert refused["error"]["code"] == "conversation_already_has_active_response"
+            tell(socket, "response.cancel", **dict.fromkeys(cancel, response_id))
+            done = until(socket, "response.done")
+            assert kinds(done)[-4:] == [*SAID[-3:-1], "conversation.item.done", "response.done"]
+            assert done[-1]["response"]["status"] == "cancelled"
+            assert done[-1]["response"]["status_details"]["reason"] == "client_cancelled"
+            assert not running.pipeline.open
+        tell(socket, "response.cancel")
+        assert hear(socket)["error"]["code"] == "response_cancel_not_active"
+
+
+def test_who_leaves_while_it_speaks_leaves_nothing_behind(serve: Serve) -> None:
+    running = serve(endless)
+    with session(running) as socket:
+        for _ in range(4):
+            say_now(socket)
+        until(socket, "response.output_audio.delta")
+        say_now(socket)
+        assert until(socket, "error")[-1]["error"]["code"] == "conversation_already_has_active_response"
+        socket.socket.shutdown(2)
+    running.pipeline.wait_until(lambda: not running.pipeline.open)
+    running.pipeline.wait_until(lambda: running.metric("stentor_speech_in_flight") == 0)
+
+
+def test_a_failed_generation_is_a_failed_response_and_not_the_end(serve: Serve) -> None:
+    def broken(_: Any) -> Iterator[Act]:
+        yield InternalError("the stage has failed")
+
+    running = serve(broken)
+    with session(running) as socket:
+        say_now(socket)
+        events = until(socket, "response.done")
+        assert kinds(events) == ["response.created", "response.done"]
+        assert events[-1]["response"]["status"] == "failed"
+        assert events[-1]["response"]["status_details"]["error"]["message"] == "the stage has failed"
+        running.pipeline.max_requests = 0
+        say_now(socket)
+        assert (
+            until(socket, "response.done")[-1]["response"]["status_details"]["error"]["code"] == "overloaded"
+        )
+        running.pipeline.max_requests = 9
+        running.pipeline.script = say(0.1, finish_reason=FinishReason.LENGTH)
+        say_now(socket, max_output_tokens=5)
+        done = until(socket, "response.done")[-1]["response"]
+        assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
+        assert running.pipeline.requests[-1].sampling.max_new_tokens == 5
+
+
+def test_the_voice_is_frozen_by_the_first_audio(serve: Serve) -> None:
+    running = serve(say(0.1))
+    with session(running) as socket:
+        update = {"type": "realtime", "audio": {"output": {"voice": "nova", "speed": 1.25}}}
+        tell(socket, "session.update", session=update)
+        assert hear(socket)["type"] == "session.updated"
+        say_now(socket)
+        until(socket, "response.done")
+        tell(socket, "session.update", session={"type": "realtime", "audio": {"output": {"voice": "onyx"}}})
+        assert hear(socket)["error"]["code"] == "cannot_update_voice"
+        tell(socket, "session.update", session={"type": "realtime", "audio": {"output": {"speed": 0.5}}})
+        output = hear(socket)["session"]["audio"]["output"]
+        assert (output["voice"], output["speed"]) == ("nova", 0.5)
+        say_now(socket)
+        assert len(audio(until(socket, "response.done"))) == 2 * 2 * round(0.1 * RATE)
+    assert len({request.sampling.seed for request in running.pipeline.requests}) == 1
+
+
+def test_items_are_said_once_in_order_and_can_be_looked_up(serve: Serve) -> None:
+    running = serve(say(0.1))
+    with session(running) as socket:
+        tell(socket, "conversation.item.create", item={**message("You are kind.", "system"), "id": "item_s"})
+        tell(socket, "conversation.item.create", item={**message("Hello"), "id": "item_1"})
+        tell(socket, "conversation.item.create", item=message("there."))
+        added = [
+            event for event in (hear(socket) for _ in range(6)) if event["type"] == "conversation.item.added"
+        ]
+        assert [event["previous_item_id"] for event in added][:3] == [None, "item_s", "item_1"]
+        tell(socket, "response.create")
+        until(socket, "response.done")
+        assert running.pipeline.requests[-1].text == "Hello there."
+        tell(socket, "response.create")
+        assert "no text to say" in hear(socket)["error"]["message"]
+        tell(socket, "conversation.item.retrieve", item_id="item_1")
+        assert hear(socket)["item"]["content"][0]["text"] == "Hello"
+        tell(socket, "conversation.item.truncate", item_id="item_1", content_index=0, audio_end_ms=40)
+        assert hear(socket)["audio_end_ms"] == 40
+        tell(socket, "conversation.item.delete", item_id="item_1")
+        assert hear(socket)["item_id"] == "item_1"
+        tell(socket, "conversation.item.delete", item_id="item_1", event_id="mine")
+        error = hear(socket)["error"]
+        assert (error["code"], error["event_id"]) == ("item_not_found", "mine")
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"type": "input_audio_buffer.append", "audio": ""}, "this server speaks"),
+        ({"type": "session.update"}, "session"),
+        ({"type": "session.update", "session": {"type": "transcription"}}, "session.type"),
+        (
+            {"type": "session.update", "session": {"audio": {"output": {"speed": 2}}}},
+            "session.audio.output.speed",
+        ),
+        (
+            {"type": "session.update", "session": {"audio": {"output": {"voice": "nobody"}}}},
+            "there is no voice",
+        ),
+        (
+            {"type": "session.update", "session": {"audio": {"output": {"format": {"type": "audio/mp3"}}}}},
+            "format",
+        ),
+        ({"type": "session.update", "session": {"output_modalities": ["text"]}}, "session.output_modalities"),
+        ({"type": "conversation.item.create", "item": {"type": "function_call"}}, "item"),
+        ({"type": "response.create", "response": {"input": []}}, "no text to say"),
+        ({"type": "response.create", "response": 5}, "response"),
+        ({"type": "response.create", "response": {"input": [message("x" * 5000)]}}, "5000 characters"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_the_session_goes_on(
+    serve: Serve, event: dict[str, Any], told: str
+) -> None:
+    with session(serve(say(0.1))) as socket:
+        tell(socket, **{"kind": event["type"], **{k: v for k, v in event.items() if k != "type"}})
+        assert told in hear(socket)["error"]["message"]
+        say_now(socket)
+        assert until(socket, "response.done")[-1]["response"]["status"] == "completed"
+
+
+def test_a_model_that_is_not_served_is_refused(serve: Serve) -> None:
+    running = serve()
+    with connect(f"ws://127.0.0.1:{running.port}/v1/realtime?model=other", proxy=None) as socket:
+        assert hear(socket)["error"]["code"] == "model_not_found"
+        with pytest.raises(ConnectionClosed):
+            hear(socket)
