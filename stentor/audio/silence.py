@@ -34,27 +34,31 @@ class TailTrim:
         waveform = np.concatenate((self._begun, waveform))
         whole = len(waveform) // self._block * self._block
         self._begun = waveform[whole:]
-        passed = [
-            piece
-            for start in range(0, whole, self._block)
-            for piece in self._look(waveform[start : start + self._block])
-        ]
-        return _join(passed)
+        blocks = waveform[:whole].reshape(-1, self._block)
+        silent = _are_silent(blocks)
+        if not silent.any():  # as mostly: nothing to look at one by one
+            return _join(self._let_go(waveform[:whole])) if whole else waveform[:0]
+        pairs = zip(blocks, silent, strict=True)
+        return _join([piece for block, is_silent in pairs for piece in self._look(block, bool(is_silent))])
 
     def finish(self) -> Array:
         """The rest, without the silence at its end."""
-        passed = self._look(self._begun) if len(self._begun) else []
+        begun = self._begun
+        passed = self._look(begun, bool(_are_silent(begun[np.newaxis])[0])) if len(begun) else []
         kept = max(0, self._kept - self._let_through)
         return _join([*passed, _join(list(self._held))[:kept]])
 
-    def _look(self, block: Array) -> list[Array]:
+    def _let_go(self, sound: Array) -> list[Array]:
+        """What passes with a sound: the silence before it, and itself."""
+        passed = [*self._held, sound]
+        self._held.clear()
+        self._heard, self._let_through = True, 0
+        return passed
+
+    def _look(self, block: Array, is_silent: bool) -> list[Array]:
         """Take the next block; gives the pieces that may pass now."""
-        silent = float(np.sqrt(np.mean(np.square(block, dtype=np.float64)))) < _SILENT_RMS
-        if not silent:  # or not a number, which is the encoder's to refuse
-            passed = [*self._held, block]
-            self._held.clear()
-            self._heard, self._let_through = True, 0
-            return passed
+        if not is_silent:
+            return self._let_go(block)
         if not self._heard:
             return [block]
         self._held.append(block)
@@ -62,6 +66,11 @@ class TailTrim:
             return []
         self._let_through += self._block
         return [self._held.popleft()]
+
+
+def _are_silent(blocks: Array) -> Array:
+    """For each row of [blocks, samples] whether it is; what is not a number is the encoder's to refuse."""
+    return np.asarray(np.sqrt(np.mean(np.square(blocks, dtype=np.float64), axis=1)) < _SILENT_RMS)
 
 
 def _join(pieces: list[Array]) -> Array:
