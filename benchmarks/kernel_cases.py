@@ -119,7 +119,7 @@ def product_cases(rows: int, device: str) -> Iterator[Case]:
 def sampler_case(rows: int, device: str) -> Case:
     """A draw with top_k and top_p and the step of the state machine, from bfloat16 scores (full of ties)."""
     shape = LMShape(CODEBOOKS, CODEBOOK_SIZE, 1024, 1025, 36, KV_HEADS, HEAD_DIM, 4096, DTYPE)
-    logits = randn(device, rows, CODEBOOKS, CODEBOOK_SIZE, scale=3.0).float()
+    logits = randn(device, rows, CODEBOOKS, CODEBOOK_SIZE, scale=3.0)
     idle = BatchState.allocate(rows, CODEBOOKS, 1, torch.device(device))
     idle.status.zero_()
     idle.max_rows.fill_(10**6)
@@ -128,7 +128,7 @@ def sampler_case(rows: int, device: str) -> Case:
     idle.top_p.fill_(0.95)
     idle.noise_key.copy_(torch.randint(2**31, (rows,), device=device))
     # Each keeps a state of its own: both move on, from call to call.
-    states = [BatchState(*(tensor.clone() for tensor in idle._tensors())) for _ in range(2)]
+    states = [BatchState.over(idle.packed.clone(), CODEBOOKS) for _ in range(2)]
     return Case(
         f"sampler {rows}",
         lambda: fused_sampler.advance(logits, states[0], shape, CODEBOOK_SIZE),

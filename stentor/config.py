@@ -48,7 +48,14 @@ class EngineConfig:
         minimum=0,
     )
     prefix_caching: bool = setting(True, "Keep the KV blocks of known prompts and voices for reuse.")
-    max_prefill_tokens: int = setting(2048, "Prompt positions that one step may prefill, at most.", minimum=1)
+    max_prefill_tokens: int = setting(
+        512,
+        "Prompt positions that one step may compute beside what runs; a longer prompt takes several steps.",
+        minimum=1,
+    )
+    overlap: Literal["auto", "on", "off"] = setting(
+        "auto", "Launch a step before the last one has been read; 'auto' does so on a GPU."
+    )
     attention_backend: str = setting(
         "auto",
         "'auto', 'sdpa', or on a GPU 'triton', 'flashinfer', 'fa3' or 'sage': see `stentor doctor`.",

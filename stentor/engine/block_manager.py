@@ -49,13 +49,11 @@ class BlockManager:
             self._kept.pop(block, None)
             self._owners[block] = self._owners.get(block, 0) + 1
         sequence.blocks = shared + [self._take() for _ in range(needed)]
-        sequence.num_cached = len(shared) * self.block_size
+        sequence.num_cached = sequence.num_filled = len(shared) * self.block_size
         return True
 
     def extend(self, sequence: Sequence) -> bool:
-        """Make sure that the sequence's next position has a block; False if there is none left."""
-        if sequence.num_positions < len(sequence.blocks) * self.block_size:
-            return True
+        """Grant the sequence one more block; False if there is none left."""
         if not self.num_available:
             return False
         sequence.blocks.append(self._take())
@@ -82,7 +80,7 @@ class BlockManager:
             else:
                 self._free.append(block)
         sequence.blocks = []
-        sequence.num_cached = 0
+        sequence.num_cached = sequence.num_filled = 0
 
     def _take(self) -> int:
         if self._free:

@@ -1,6 +1,7 @@
 """The autoregressive loop: add sequences, step them all, abort any."""
 
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from stentor.config import EngineConfig
 from stentor.engine.block_manager import BlockManager
@@ -8,7 +9,7 @@ from stentor.engine.kv_cache import KVCache, count_blocks
 from stentor.engine.model import SpeechLM
 from stentor.engine.model_runner import ModelRunner
 from stentor.engine.sampler import choose_advance
-from stentor.engine.scheduler import Plan, Scheduler
+from stentor.engine.scheduler import Chunk, Plan, Scheduler
 from stentor.engine.sequence import Output, Sequence
 from stentor.engine.state import Status
 from stentor.layers.attention import choose_backend
@@ -21,8 +22,20 @@ _FINISH = {
 }
 
 
+@dataclass(frozen=True)
+class _Flight:
+    """A step under way: whose records it brings, in their order, and how to wait for them."""
+
+    sequences: list[Sequence]
+    read: Callable[[], Array]
+
+
 class Engine:
-    """One model that serves many sequences at once; not thread-safe, blind to text, audio and requests."""
+    """One model that serves many sequences at once; not thread-safe, blind to text, audio and requests.
+
+    Where steps overlap, the next one is launched before the records of the last are read: what they say, such
+    as that a sequence has ended, is heeded one step later here, and on the device at once.
+    """
 
     def __init__(self, model: SpeechLM, config: EngineConfig) -> None:
         self.max_context = min(config.max_context, model.shape.max_positions)
@@ -35,9 +48,11 @@ class Engine:
             KVCache(model.shape, num_blocks, config.block_size, model.device),
             config.max_running_requests,
             self.max_context,
-            config.block_size,
             choose_advance(config.kernels, model.device),
         )
+        on_gpu = model.device.type == "cuda"
+        self._overlaps = on_gpu if config.overlap == "auto" else config.overlap == "on"
+        self._flight: _Flight | None = None
         self._arrivals = 0
         self._prefilled_tokens = 0
         self._cached_tokens = 0
@@ -52,31 +67,22 @@ class Engine:
 
     def step(self) -> list[Output]:
         """One row for every running sequence, and the first row of those that come in."""
-        plan = self._scheduler.plan()
-        fresh = self._apply(plan)
-        running = self._scheduler.running
-        num_decoding = len(running) - len(fresh)
-        records: list[Array] = []
-        if num_decoding:
-            longest = max(sequence.num_positions for sequence in running[:num_decoding])
-            records.append(self._runner.decode(num_decoding, longest))
-        if fresh:
-            records.append(self._runner.prefill(fresh, num_decoding))
-            for sequence in fresh:
-                self._blocks.publish(sequence)
-        return self._collect(np.concatenate(records)) if records else []
+        with self._runner.in_order():
+            flight = self._launch()
+            if self._overlaps:
+                flight, self._flight = self._flight, flight
+            return self._collect(flight) if flight else []
 
     def abort(self, sequence_id: str) -> None:
         """Forget a sequence, wherever it is, and free its blocks."""
-        scheduler = self._scheduler
-        for sequence in [s for s in scheduler.waiting if s.id == sequence_id]:
-            scheduler.waiting.remove(sequence)
-        for sequence in [s for s in scheduler.running if s.id == sequence_id]:
-            self._remove(sequence)
+        with self._runner.in_order():
+            for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
+                if sequence.id == sequence_id:
+                    self._remove(sequence)
 
     def has_work(self) -> bool:
-        """Is any sequence running or waiting."""
-        return bool(self._scheduler.running or self._scheduler.waiting)
+        """Is any sequence running or waiting, or on its way."""
+        return bool(self._scheduler.running or self._scheduler.waiting or self._flight)
 
     def stats(self) -> dict[str, float]:
         """Gauges: sequences, blocks, and what the prefix cache saved."""
@@ -90,28 +96,46 @@ class Engine:
             "preemptions": self._preemptions,
         }
 
-    def _apply(self, plan: Plan) -> list[Sequence]:
-        """Carry out the plan on the device; give the sequences that need a prefill."""
+    def _launch(self) -> _Flight | None:
+        """Begin the next step, if there is one; nothing here waits or looks at each sequence."""
+        plan, scheduler = self._scheduler.plan(), self._scheduler
+        self._apply(plan)
+        num_fresh = sum(chunk.completes for chunk in plan.chunks)
+        num_decoding = len(scheduler.running) - num_fresh
+        if num_decoding:
+            self._runner.decode(num_decoding, scheduler.longest)
+        if plan.chunks:
+            self._runner.prefill(plan.chunks, num_decoding)
+            self._note(plan.chunks)
+        return _Flight(list(scheduler.running), self._runner.land()) if scheduler.running else None
+
+    def _apply(self, plan: Plan) -> None:
+        """Carry out the plan on the device, but for the prefill."""
         for removal in plan.preempted:
             self._runner.save(removal)
             self._runner.release(removal)
         self._preemptions += len(plan.preempted)
         self._runner.extend(plan.extended)
-        fresh = [sequence for sequence in plan.admitted if sequence.saved is None]
-        first = len(self._scheduler.running) - len(plan.admitted)
-        for slot, sequence in enumerate(plan.admitted[: len(plan.admitted) - len(fresh)], first):
-            self._runner.restore(sequence, slot)
+        for sequence in plan.admitted:
+            if sequence.saved is not None:
+                self._runner.restore(sequence)
         if plan.preempted or plan.admitted:
             self._runner.set_sampling(self._scheduler.running)
-        for sequence in fresh:
-            self._prefilled_tokens += len(sequence.prompt) - sequence.num_cached
-            self._cached_tokens += sequence.num_cached
-        return fresh
 
-    def _collect(self, records: Array) -> list[Output]:
+    def _note(self, chunks: list[Chunk]) -> None:
+        """Count what is computed of the prompts, and let the complete ones be found."""
+        for chunk in chunks:
+            self._prefilled_tokens += chunk.end - chunk.start
+            if chunk.completes:
+                self._cached_tokens += chunk.sequence.num_cached
+                self._blocks.publish(chunk.sequence)
+
+    def _collect(self, flight: _Flight) -> list[Output]:
         outputs: list[Output] = []
         ended: list[Sequence] = []
-        for sequence, record in zip(self._scheduler.running, records, strict=True):
+        for sequence, record in zip(flight.sequences, flight.read(), strict=True):
+            if sequence.gone:
+                continue
             frames = sequence.append(record[:-1])
             finish_reason = _FINISH.get(record[-1])
             if finish_reason is not None:
@@ -122,5 +146,9 @@ class Engine:
         return outputs
 
     def _remove(self, sequence: Sequence) -> None:
+        sequence.gone = True
+        if sequence.slot is None:
+            self._scheduler.drop(sequence)
+            return
         self._runner.release(self._scheduler.remove(sequence))
         self._runner.set_sampling(self._scheduler.running)

@@ -16,5 +16,5 @@ def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) 
 
 def move_on(codes: Tensor, state: BatchState, shape: LMShape) -> Tensor:
     """The part of `advance` behind the draw, for drawn codes [batch, num_codebooks]."""
-    machine = (state.last_rows, state.status, state.step, state.ramp, state.countdown)
+    machine = (state.last_rows, state.positions, state.status, state.step, state.ramp, state.countdown)
     return advance_rows(codes, (*machine, state.max_rows, state.guard_rows), shape.begin_code, shape.end_code)

@@ -18,6 +18,7 @@ class KVCache:
     """
 
     def __init__(self, shape: LMShape, num_blocks: int, block_size: int, device: torch.device) -> None:
+        self.block_size = block_size
         size = (shape.num_layers, num_blocks, block_size, 2 * shape.num_kv_heads, shape.head_dim)
         # Zeros, because a masked position may hold anything but a NaN. Untouched pages take no memory yet.
         self.data = torch.zeros(size, dtype=shape.dtype, device=device)

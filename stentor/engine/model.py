@@ -60,4 +60,4 @@ class SpeechLM(Protocol):
         """Backbone and final norm, [num_tokens, hidden_size] to the same; fills the cache's slots."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of codes, [num_rows, hidden_size] to float32 [num_rows, num_codebooks, codebook_size]."""
+        """Scores of codes, [num_rows, hidden_size] to [num_rows, num_codebooks, codebook_size]."""

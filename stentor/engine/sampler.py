@@ -1,7 +1,7 @@
 """From scores to the next rows: sampling and the state machine of the delay pattern, for a batch at once.
 
-Everything here is a fixed sequence of tensor operations on fixed shapes: nothing looks at a value on the
-host, so that a step can be captured as a graph.
+Everything here is a fixed sequence of operations on fixed shapes: nothing looks at a value on the host, so
+that a step can be captured as a graph. On a CPU the same lines run over NumPy's arrays (`engine.arrays`).
 """
 
 import math
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stentor.engine.arrays import Values, cast, count, fill, library, pick
 from stentor.engine.model import LMShape
 from stentor.engine.noise import gumbel
 from stentor.engine.state import BatchState, Status
@@ -19,10 +20,9 @@ from stentor.layers.kernels import fuses
 from stentor.request import SamplingParams
 
 _GREEDY_TEMPERATURE = 1e-5
-# A cut looks at a multiple of this many best codes, so that a request seldom changes the shape of the work.
-_CANDIDATES_STEP = 64
+# A cut looks at one of these numbers of best codes, or at all: each is another shape of the work.
+_CANDIDATES = (64, 256)
 _CODE_BITS = 16
-_MAX_INT32 = 2**31 - 1
 _MAX_FLOAT32 = torch.finfo(torch.float32).max
 
 
@@ -48,7 +48,8 @@ class Draw:
             return Draw(1.0, math.inf, 1, 1)
         top_k = min(sampling.top_k or codebook_size, codebook_size)
         top_p = math.inf if sampling.top_p is None or sampling.top_p >= 1 else sampling.top_p
-        candidates = min(-(-top_k // _CANDIDATES_STEP) * _CANDIDATES_STEP, codebook_size)
+        enough = [size for size in _CANDIDATES if top_k <= size <= codebook_size]
+        candidates = enough[0] if enough else codebook_size
         if top_k == codebook_size and top_p == math.inf:
             candidates = 0
         return Draw(min(temperature, _MAX_FLOAT32), top_p, top_k, candidates)
@@ -62,7 +63,7 @@ def most_candidates(draws: Iterable[Draw], codebook_size: int) -> int:
     return max(wanted, default=1)
 
 
-def sample(logits: Tensor, state: BatchState, candidates: int) -> Tensor:
+def sample(logits: Tensor, state: BatchState, candidates: int) -> Values:
     """Draw one code per codebook.
 
     In this order: temperature, the top_k best codes (of equal ones the lower), the smallest set of the
@@ -70,35 +71,36 @@ def sample(logits: Tensor, state: BatchState, candidates: int) -> Tensor:
     (seed, step * num_codebooks + codebook, code). What a row draws does not depend on `candidates`.
 
     Args:
-        logits: float32 [batch, num_codebooks, codebook_size].
-        state: the batch's rows.
+        logits: [batch, num_codebooks, codebook_size], float32 or bfloat16.
+        state: the batch's rows; arrays let all but the ranking run on arrays.
         candidates: `most_candidates` of the rows.
 
     Returns:
-        int64 [batch, num_codebooks].
+        int64 [batch, num_codebooks], of the state's kind.
     """
     if candidates == 1:
-        return logits.argmax(-1)
+        return _like(logits.argmax(-1), state)
     temperature, top_k, top_p = (
         values[:, None, None] for values in (state.temperature, state.top_k, state.top_p)
     )
-    codebook = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)[:, None]
-    position = state.step[:, None, None].int() * logits.shape[1] + codebook
+    codebook = count(logits.shape[1], state.step, "int32")[:, None]
+    position = cast(state.step, "int32")[:, None, None] * logits.shape[1] + codebook
     key = state.noise_key[:, None, None]
     if candidates == 0:
-        codes = torch.arange(logits.shape[2], dtype=torch.int32, device=logits.device)
-        return (logits / temperature + gumbel(key, position, codes)).argmax(-1)
-    values, codes = _best(logits, candidates)
+        codes = count(logits.shape[2], state.step, "int32")
+        return (_like(logits.float(), state) / temperature + gumbel(key, position, codes)).argmax(-1)
+    values, codes = _best(logits, candidates, state)
     scores = values / temperature
-    outside = torch.arange(candidates, device=logits.device) >= top_k
-    weights = (scores - scores[..., :1]).exp_().masked_fill_(outside, 0)
-    mass = weights.cumsum(-1)
+    array_library = library(scores)
+    outside = count(candidates, scores) >= top_k
+    weights = fill(array_library.exp(scores - scores[..., :1]), outside, 0)
+    mass = array_library.cumsum(weights, -1)
     outside = outside | (mass - weights >= top_p * mass[..., -1:])
-    drawn = (scores + gumbel(key, position, codes.int())).masked_fill_(outside, -torch.inf).argmax(-1)
-    return codes.gather(-1, drawn[..., None])[..., 0]
+    drawn = fill(scores + gumbel(key, position, codes), outside, -math.inf).argmax(-1)
+    return cast(pick(codes, drawn), "int64")
 
 
-def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) -> Tensor:
+def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) -> Values:
     """Draw the next row of each sequence, move its state on, and report.
 
     While the pattern opens (the first num_codebooks rows) codebook c begins c rows late and an end code is
@@ -106,41 +108,42 @@ def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) 
     codes of training stand on the codebooks that have ended; the row that completes the last frame ends it.
 
     Returns:
-        int64 [batch, num_codebooks + 1]: the row and the status after it. Rows of ended or idle sequences are
-        frozen and read -1.
+        int64 [batch, num_codebooks + 1], of the state's kind: the row and the status after it. Rows of ended
+        or idle sequences are frozen and read -1.
     """
-    num_codebooks = shape.num_codebooks
     codes = sample(logits, state, candidates)
-    codebook = torch.arange(num_codebooks, device=logits.device)
+    num_codebooks, array_library = shape.num_codebooks, library(codes)
+    codebook = count(num_codebooks, codes)
     opening = state.ramp < num_codebooks
     closing = ~opening & (state.countdown >= 0)
-    codes = codes.masked_fill(opening[:, None] & (codebook > state.ramp[:, None]), shape.begin_code)
+    codes = fill(codes, opening[:, None] & (codebook > state.ramp[:, None]), shape.begin_code)
     ended_codebooks = num_codebooks - 1 - state.countdown
-    codes = codes.masked_fill(closing[:, None] & (codebook <= ended_codebooks[:, None]), shape.end_code)
-    ends = ~opening & ~closing & (codes[:, 0] == shape.end_code)
+    codes = fill(codes, closing[:, None] & (codebook <= ended_codebooks[:, None]), shape.end_code)
+    ends = ~(opening | closing) & (codes[:, 0] == shape.end_code)
 
-    countdown = torch.where(closing, state.countdown - 1, state.countdown)
-    countdown = countdown.masked_fill(ends, num_codebooks - 2)
+    countdown = array_library.where(closing, state.countdown - 1, state.countdown)
+    countdown = fill(countdown, ends, num_codebooks - 2)
     step = state.step + 1
-    status = torch.zeros_like(state.status)
-    status = status.masked_fill((step >= state.guard_rows) & (countdown < 0), Status.RUNAWAY)
-    status = status.masked_fill(step >= state.max_rows, Status.LENGTH)
-    status = status.masked_fill(countdown == 0, Status.STOP)
+    status = fill(state.status, (step >= state.guard_rows) & (countdown < 0), Status.RUNAWAY)
+    status = fill(status, step >= state.max_rows, Status.LENGTH)
+    status = fill(status, countdown == 0, Status.STOP)
 
     frozen = state.status != Status.RUNNING
-    codes = codes.masked_fill(frozen[:, None], -1)
-    status = torch.where(frozen, state.status, status)
-    record = torch.cat((codes, status[:, None]), dim=1)
-    torch.where(frozen[:, None], state.last_rows, codes, out=state.last_rows)
-    torch.where(frozen, state.ramp, state.ramp + opening, out=state.ramp)
-    torch.where(frozen, state.countdown, countdown, out=state.countdown)
-    torch.where(frozen, state.step, step, out=state.step)
-    state.status.copy_(status)
+    codes = fill(codes, frozen[:, None], -1)
+    status = array_library.where(frozen, state.status, status)
+    record = array_library.concatenate((codes, status[:, None]), axis=1)
+    state.last_rows[...] = array_library.where(frozen[:, None], state.last_rows, codes)
+    state.ramp[...] = array_library.where(frozen, state.ramp, state.ramp + opening)
+    state.countdown[...] = array_library.where(frozen, state.countdown, countdown)
+    state.step[...] = array_library.where(frozen, state.step, step)
+    # A sequence that ended with this row stays where it is, as one that is frozen does.
+    state.positions[...] = state.positions + ~frozen
+    state.status[...] = status
     return record
 
 
 # What `advance` is: logits, state, shape, candidates; the report.
-Advance = Callable[[Tensor, BatchState, LMShape, int], Tensor]
+Advance = Callable[[Tensor, BatchState, LMShape, int], Values]
 
 
 def choose_advance(kernels: str, device: torch.device) -> Advance:
@@ -152,29 +155,41 @@ def choose_advance(kernels: str, device: torch.device) -> Advance:
     return fused_sampler.advance
 
 
-def _best(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best scores of each codebook, falling, and their codes; of equal ones the lower code first.
+def _like(values: Tensor, state: BatchState) -> Values:
+    return values if isinstance(state.packed, Tensor) else values.numpy()
+
+
+def _best(logits: Tensor, size: int, state: BatchState) -> tuple[Values, Values]:
+    """The `size` best scores of each codebook, falling, float32, and their codes, int32; of equal ones the
+    lower code first.
 
     Score and code are packed into one integer, so that no two are equal: the order is the same whatever the
-    algorithm and the count.
+    algorithm and the size. Two bytes of a bfloat16 score leave room for the code in half the space.
     """
-    code = torch.arange(logits.shape[-1], device=logits.device)
-    falling = _ordered(logits.view(torch.int32)).bitwise_not_().long()
-    best = _smallest(falling.bitwise_left_shift_(_CODE_BITS).bitwise_or_(code), count)
-    values = _ordered(~(best >> _CODE_BITS).int()).view(torch.float32)
-    return values, best & ((1 << _CODE_BITS) - 1)
+    short = logits.dtype == torch.bfloat16
+    narrow, wide = ("int16", "int32") if short else ("int32", "int64")
+    bits = _like((logits if short else logits.float()).view(getattr(torch, narrow)), state)
+    keys = cast(~_ordered(bits), wide)
+    keys <<= _CODE_BITS
+    keys |= count(logits.shape[-1], keys, wide)
+    best = _smallest(keys, size)
+    codes = cast(best & ((1 << _CODE_BITS) - 1), "int32")
+    bits = cast(_ordered(cast(~(best >> _CODE_BITS), narrow)), "int32")
+    if short:
+        bits <<= _CODE_BITS
+    return bits.view(library(bits).float32), codes
 
 
-def _ordered(bits: Tensor) -> Tensor:
-    """The bits of float32 numbers as integers of the same order, and back."""
-    return (bits >> 31).bitwise_and_(_MAX_INT32).bitwise_xor_(bits)
+def _ordered(bits: Values) -> Values:
+    """The bits of floating-point numbers as integers of the same order, and back."""
+    width = 8 * bits.dtype.itemsize
+    return ((bits >> (width - 1)) & ((1 << (width - 1)) - 1)) ^ bits
 
 
-def _smallest(keys: Tensor, count: int) -> Tensor:
-    if keys.device.type != "cpu":
-        return keys.topk(count, largest=False, sorted=True).values
-    # On a CPU, NumPy's vectorised sort takes a tenth of the time of PyTorch's.
-    part = keys.numpy()
-    if count < part.shape[-1]:
-        part = np.partition(part, count - 1, axis=-1)[..., :count]
-    return torch.from_numpy(np.sort(part, axis=-1))
+def _smallest(keys: Values, size: int) -> Values:
+    """The `size` smallest along the last dimension, rising; the keys are used up."""
+    if isinstance(keys, Tensor):
+        return keys.topk(size, largest=False, sorted=True).values
+    if size < keys.shape[-1]:
+        keys.partition(size - 1, axis=-1)
+    return np.sort(keys[..., :size], axis=-1)

@@ -27,7 +27,12 @@ class Sequence:
     arrival: int = 0
     blocks: list[int] = field(default_factory=list)
     num_cached: int = 0
+    num_filled: int = 0  # positions of the prompt whose keys and values are in the cache
     num_rows: int = 0
+    slot: int | None = None  # its row of the batch, while it runs
+    offset: int = 0  # while it runs: the position that it computes in a round, less the round's number
+    due: int = 0  # the round in which it needs another block
+    gone: bool = False  # ended or aborted: what is still under way for it is dropped
     prefix_keys: list[bytes] | None = None
     saved: Any = None  # what the model runner put aside when the sequence had to make room
 

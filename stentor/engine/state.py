@@ -1,10 +1,15 @@
 """The running sequences on the device, one row each in the order of the batch, in buffers that never move."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import cached_property
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from stentor.engine.arrays import Values
 
 
 class Status(IntEnum):
@@ -17,6 +22,10 @@ class Status(IntEnum):
     IDLE = 4
 
 
+# What one number of a row is, unless it is an int64; a row is a run of 64-bit words all the same.
+_NARROW = {"noise_key": "int32", "temperature": "float32", "top_p": "float32"}
+
+
 @dataclass(frozen=True)
 class BatchState:
     """All that one step reads and writes, one row per sequence; slices of it are views.
@@ -25,66 +34,80 @@ class BatchState:
     `ramp` runs to num_codebooks while the delay pattern opens; `countdown` is -1, or the rows left after the
     end of content. `noise_key` carries the seed (int32), `temperature`, `top_p` (both float32) and `top_k`
     the sampling, as `Draw` puts it. Other integers are int64.
+
+    All of them are views of one matrix of int64, `packed` [n, width], so that a row is written, moved or
+    cleared by one copy. They are tensors, or NumPy's views of the same memory (`arrays`).
     """
 
-    last_rows: Tensor
-    positions: Tensor
-    block_tables: Tensor
-    status: Tensor
-    step: Tensor
-    ramp: Tensor
-    countdown: Tensor
-    max_rows: Tensor
-    guard_rows: Tensor
-    noise_key: Tensor
-    temperature: Tensor
-    top_p: Tensor
-    top_k: Tensor
+    packed: Values
+    last_rows: Values
+    positions: Values
+    status: Values
+    step: Values
+    ramp: Values
+    countdown: Values
+    max_rows: Values
+    guard_rows: Values
+    noise_key: Values
+    temperature: Values
+    top_p: Values
+    top_k: Values
+    block_tables: Values
 
     @staticmethod
     def allocate(size: int, num_codebooks: int, max_blocks: int, device: torch.device) -> "BatchState":
         """`size` idle rows."""
+        rows = BatchState.idle(size, num_codebooks, max_blocks)
+        return BatchState.over(torch.from_numpy(rows.packed).to(device, copy=True), num_codebooks)
 
-        def integers(*shape: int, value: int = 0) -> Tensor:
-            return torch.full((size, *shape), value, dtype=torch.int64, device=device)
+    @staticmethod
+    def idle(size: int, num_codebooks: int, max_blocks: int) -> "BatchState":
+        """`size` idle rows in host memory, as arrays: at position 0 of block 0, never fed back."""
+        width = num_codebooks + len(_SINGLES) + max_blocks
+        state = BatchState.over(np.zeros((size, width), np.int64), num_codebooks)
+        state.status[:] = Status.IDLE
+        state.countdown[:] = -1
+        for ones in (state.max_rows, state.guard_rows, state.temperature, state.top_p, state.top_k):
+            ones[:] = 1
+        return state
 
+    @staticmethod
+    def over(packed: Values, num_codebooks: int) -> "BatchState":
+        """The fields of `packed`, a tensor or an array."""
+        places = accumulate((1 for _ in _SINGLES), initial=num_codebooks)
+        singles = {name: _column(packed, place, name) for name, place in zip(_SINGLES, places, strict=False)}
         return BatchState(
-            last_rows=integers(num_codebooks),
-            positions=integers(),
-            block_tables=integers(max_blocks),
-            status=integers(value=Status.IDLE),
-            step=integers(),
-            ramp=integers(),
-            countdown=integers(value=-1),
-            max_rows=integers(value=1),
-            guard_rows=integers(value=1),
-            noise_key=integers().int(),
-            temperature=torch.ones(size, device=device),
-            top_p=torch.ones(size, device=device),
-            top_k=integers(value=1),
+            packed=packed,
+            last_rows=packed[:, :num_codebooks],
+            block_tables=packed[:, num_codebooks + len(_SINGLES) :],
+            **singles,
         )
+
+    @cached_property
+    def arrays(self) -> "BatchState":
+        """The same memory as arrays; on a CPU only."""
+        return BatchState.over(self.packed.numpy(), self.last_rows.shape[1])
 
     def rows(self, start: int, end: int) -> "BatchState":
         """The rows [start, end), as views."""
-        return BatchState(*(tensor[start:end] for tensor in self._tensors()))
+        return BatchState.over(self.packed[start:end], self.last_rows.shape[1])
 
-    def copy_row(self, slot: int) -> "BatchState":
-        """A copy of one row, [1, ...]."""
-        return BatchState(*(tensor[slot : slot + 1].clone() for tensor in self._tensors()))
+    def copy_row(self, slot: int) -> Tensor:
+        """A copy of one row, [1, width]."""
+        row: Tensor = self.packed[slot : slot + 1].clone()
+        return row
 
-    def write_row(self, slot: int, row: "BatchState") -> None:
-        """Replace one row."""
-        for target, source in zip(self._tensors(), row._tensors(), strict=True):
-            target[slot] = source[0]
+    def write_rows(self, slot: int, rows: Tensor) -> None:
+        """Replace the rows from `slot` on by packed ones."""
+        self.packed[slot : slot + len(rows)] = rows
 
-    def clear_row(self, slot: int) -> None:
-        """Make one row padding: it stands at position 0 of block 0 and is never fed back."""
-        for tensor in self._tensors():
-            tensor[slot] = 0
-        self.status[slot] = Status.IDLE
-        self.temperature[slot] = 1
-        self.top_p[slot] = 1
-        self.top_k[slot] = 1
 
-    def _tensors(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self.__dataclass_fields__]
+_SINGLES = [f.name for f in fields(BatchState) if f.name not in ("packed", "last_rows", "block_tables")]
+
+
+def _column(packed: Values, place: int, name: str) -> Values:
+    if name not in _NARROW:
+        return packed[:, place]
+    library = torch if isinstance(packed, Tensor) else np
+    # The lower half of the word, on the little-endian machines that PyTorch runs on.
+    return packed.view(getattr(library, _NARROW[name]))[:, 2 * place]

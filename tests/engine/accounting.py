@@ -36,19 +36,23 @@ def check_blocks(blocks: BlockManager, sequences: list[Sequence]) -> None:
     assert blocks.num_owned == len(owned)
 
 
-def check_schedule(scheduler: Scheduler, max_running: int) -> None:
-    """Nobody runs and waits, or runs before who came earlier; only who runs holds blocks, just enough."""
+def check_schedule(scheduler: Scheduler, max_running: int, under_way: int = 0) -> None:
+    """Nobody runs and waits, or runs before who came earlier; only who runs holds blocks, just enough, or
+    whose prompt is computed in part. Of each sequence at most `under_way` rows have not been read.
+    """
     running, waiting = scheduler.running, list(scheduler.waiting)
     assert len(running) <= max_running
     assert len({id(sequence) for sequence in running + waiting}) == len(running) + len(waiting)
     arrivals = [sequence.arrival for sequence in waiting]
     assert arrivals == sorted(arrivals)
     assert all(sequence.arrival < arrivals[0] for sequence in running if arrivals)
-    assert not any(sequence.blocks for sequence in waiting)
+    assert [sequence for sequence in waiting if sequence.blocks] == (
+        [scheduler._filling] if scheduler._filling else []
+    )
     size = scheduler._blocks.block_size
-    for sequence in running:
-        assert len(sequence.blocks) in (
-            -(-sequence.num_positions // size),
-            sequence.num_positions // size + 1,
-        )
-    check_blocks(scheduler._blocks, running)
+    for slot, sequence in enumerate(running):
+        assert sequence.slot == slot
+        least = -(-sequence.num_positions // size)
+        assert least <= len(sequence.blocks) <= (sequence.num_positions + under_way) // size + 1
+    assert all(sequence.slot is None for sequence in waiting)
+    check_blocks(scheduler._blocks, running + waiting)

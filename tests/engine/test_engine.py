@@ -1,12 +1,14 @@
 """The engine draws what an uncached model would draw, for every sequence, whatever happens around it."""
 
 from dataclasses import replace
-from itertools import cycle
+from itertools import cycle, product
 
 import numpy as np
 import pytest
 import torch
 
+from stentor.config import EngineConfig
+from stentor.engine.engine import Engine
 from stentor.engine.sequence import Sequence
 from stentor.request import FinishReason, SamplingParams
 from tests.checkpoints import Recipe
@@ -130,6 +132,11 @@ def test_a_seed_gives_the_same_scores_and_rows_in_any_company(name: str, dtype: 
     odd = Rig(model, block_size=5, max_running_requests=3)
     assert_same(odd.run(sampled(recipe, max_rows)), alone)
 
+    settings = {"max_context": 256, "kv_cache_bytes": 20 * 16 * model.shape.position_bytes}
+    late = Rig(model, overlap="on", max_prefill_tokens=70, **settings)
+    assert_same(late.run(sampled(recipe, max_rows), arrivals=range(0, 32, 2)), alone)
+    assert late.engine.stats()["preemptions"] > 0
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_long_prompt_gives_the_same_scores_behind_a_known_prefix_and_in_a_batch(dtype: torch.dtype) -> None:
@@ -148,6 +155,44 @@ def test_a_long_prompt_gives_the_same_scores_behind_a_known_prefix_and_in_a_batc
     rig = Rig(model, max_context=1200)
     assert_same(rig.run(list(sequences.values()), arrivals=[0, 5, 9]), alone)
     assert rig.engine.stats()["prefix_cached_tokens"] == 43 * 16 + 2 * 16
+
+
+def test_a_long_prompt_in_pieces_gives_the_same_scores_and_stalls_nobody() -> None:
+    model = make_lm(SMALL)
+    long = make_sequence("long", random_prompt(SMALL, 1, text=300, reference=100), SAMPLINGS[2], 20)
+    short = make_sequence("short", random_prompt(SMALL, 2, text=10), SAMPLINGS[1], 40)
+    alone: dict[str, Story] = {}
+    for sequence in (long, short):
+        alone |= Rig(model).run([replace(sequence)])
+    rig = Rig(model, max_prefill_tokens=128)
+    rig.engine.add(short)
+    rig.step()
+    rig.engine.add(long)
+    for rows in range(2, 6):
+        rig.step()
+        assert (short.num_rows, long.num_rows) == (rows, int(rows == 5))
+    assert_same(rig.run([]), alone)
+    assert rig.engine.stats()["prefill_tokens"] == 410
+
+
+def test_what_overlaps_is_read_one_step_late_and_not_at_all_after_an_abort() -> None:
+    engine = Engine(make_lm(SMALL), EngineConfig(max_context=256, overlap="on"))
+    for name in "abc":
+        engine.add(greedy(name, random_prompt(SMALL, 1, text=20), 6))
+    assert engine.step() == []
+    assert [output.sequence.id for output in engine.step()] == ["a", "b", "c"]
+    engine.abort("a")
+    assert engine.stats()["sequences_running"] == 2
+    assert [output.sequence.id for output in engine.step()] == ["b", "c"]
+    rest = [engine.step() for _ in range(4)]
+    assert [[output.finish_reason for output in outputs] for outputs in rest] == [
+        *[[None, None]] * 3,
+        [FinishReason.LENGTH] * 2,
+    ]
+    # One more step was under way when the last rows were read.
+    assert engine.has_work()
+    assert engine.step() == []
+    assert not engine.has_work()
 
 
 def test_frames_are_the_diagonals_of_the_rows_until_the_content_ends() -> None:
@@ -192,8 +237,8 @@ def test_no_legal_sampling_stops_the_engine() -> None:
 
 def test_a_sequence_may_fill_the_context_and_the_cache_to_the_last_position() -> None:
     model = make_lm(SMALL)
-    for prompt_length in (1, 15, 16, 17, 47, 63):
-        rig = Rig(model, max_context=64, kv_cache_bytes=5 * 16 * model.shape.position_bytes)
+    for prompt_length, overlap in product((1, 15, 16, 17, 47, 63), ("on", "off")):
+        rig = Rig(model, max_context=64, overlap=overlap, kv_cache_bytes=5 * 16 * model.shape.position_bytes)
         story = rig.run([greedy("s", random_prompt(SMALL, 1, text=prompt_length), 64 - prompt_length)])["s"]
         assert len(story.rows) == 64 - prompt_length
 
@@ -226,8 +271,9 @@ def test_an_abort_frees_the_blocks_at_once_wherever_the_sequence_is() -> None:
     assert {name for name, story in stories.items() if story.reason} == {f"s{i}" for i in range(5)} - gone
 
 
+@pytest.mark.parametrize("overlap", ["on", "off"])
 @pytest.mark.parametrize("seed", range(3))
-def test_random_adds_and_aborts_lose_no_block_and_forget_nobody(seed: int) -> None:
+def test_random_adds_and_aborts_lose_no_block_and_forget_nobody(seed: int, overlap: str) -> None:
     rng = np.random.default_rng(seed)
     recipe = Recipe(seed=4, hidden=32, layers=1, heads=2, kv_heads=1, head_dim=8, eoc_gain=3.0)
     model = make_lm(recipe)
@@ -238,6 +284,8 @@ def test_random_adds_and_aborts_lose_no_block_and_forget_nobody(seed: int) -> No
         max_running_requests=5,
         kv_cache_bytes=20 * 8 * model.shape.position_bytes,
         prefix_caching=bool(seed),
+        max_prefill_tokens=512 if seed == 1 else 20,
+        overlap=overlap,
     )
     voice = random_prompt(recipe, 0, text=40)
     aborted: set[str] = set()

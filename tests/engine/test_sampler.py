@@ -88,6 +88,20 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(params: SamplingParams) -> 
         assert torch.equal(sample(logits[:size], state, candidates)[:1], alone)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("candidates", [0, 1, 64, 256, VOCAB])
+def test_arrays_and_tensors_draw_the_same(candidates: int, dtype: torch.dtype) -> None:
+    rows = [params for params in MIXTURE if Draw.of(params, VOCAB).candidates <= (candidates or 0)]
+    rows = rows or [SamplingParams(1.0, 1.0, 0, seed) for seed in range(5)]
+    logits = random_logits(len(rows), 6, 0.5).to(dtype)
+    state, _ = make_state(rows, list(range(len(rows))))
+    twin = BatchState.over(state.packed.clone(), NUM_CODEBOOKS)
+    for _ in range(3):
+        record = advance(logits, state, SHAPE, candidates)
+        assert np.array_equal(advance(logits, twin.arrays, SHAPE, candidates), record.numpy())
+        assert torch.equal(twin.packed, state.packed)
+
+
 def test_a_batch_looks_at_no_more_codes_than_it_must() -> None:
     def candidates(*rows: SamplingParams) -> int:
         return most_candidates([Draw.of(row, VOCAB) for row in rows], VOCAB)
@@ -96,7 +110,7 @@ def test_a_batch_looks_at_no_more_codes_than_it_must() -> None:
     assert candidates() == candidates(greedy, greedy) == 1
     assert candidates(free, free) == 0
     assert candidates(greedy, SamplingParams(0.8, 0.8, 30)) == 64
-    assert candidates(SamplingParams(0.8, 1.0, 64), SamplingParams(0.8, 1.0, 65)) == 128
+    assert candidates(SamplingParams(0.8, 1.0, 64), SamplingParams(0.8, 1.0, 65)) == 256
     assert candidates(greedy, free) == VOCAB
     assert candidates(SamplingParams(0.8, 0.8, 0)) == VOCAB
     assert candidates(SamplingParams(0.8, 1.0, 2000)) == 0
@@ -231,10 +245,10 @@ def test_a_wind_down_is_cut_by_the_limit_but_not_by_the_guard(
 def test_idle_and_ended_rows_stay_as_they_are() -> None:
     state, candidates = make_state(MIXTURE[2:6], [9] * 4)
     state.status[1], state.status[3] = Status.IDLE, Status.LENGTH
-    before = [tensor.clone() for tensor in state._tensors()]
+    before = state.packed.clone()
     record = advance(random_logits(4, 5), state, SHAPE, candidates)
-    for tensor, copy in zip(state._tensors(), before, strict=True):
-        assert torch.equal(tensor[[1, 3]], copy[[1, 3]])
+    assert torch.equal(state.packed[[1, 3]], before[[1, 3]])
+    assert not torch.equal(state.packed[[0, 2]], before[[0, 2]])
     assert record[[1, 3], :-1].eq(-1).all()
     assert record[:, -1].tolist() == [Status.RUNNING, Status.IDLE, Status.RUNNING, Status.LENGTH]
     assert record[[0, 2], :-1].ge(0).all()

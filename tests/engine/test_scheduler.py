@@ -40,9 +40,12 @@ class Mirror:
         for slot, index, block in plan.extended:
             assert len(self.slots[slot][1]) == index
             self.slots[slot][1].append(block)
+        for chunk in plan.chunks:
+            assert chunk.start < chunk.end == chunk.sequence.num_filled
+            if chunk.completes:
+                self.blocks.publish(chunk.sequence)
+        assert all(chunk.completes for chunk in plan.chunks[:-1])
         for sequence in plan.admitted:
-            if sequence.saved is None:
-                self.blocks.publish(sequence)
             sequence.saved = None
             self.slots.append((sequence, list(sequence.blocks)))
         assert [(s, s.blocks) for s in self.scheduler.running] == self.slots
@@ -103,12 +106,53 @@ def test_one_step_prefills_no_more_than_its_budget() -> None:
     assert names(mirror.step().admitted) == ["c"]
 
 
-def test_a_prompt_above_the_budget_still_runs() -> None:
-    mirror = Mirror(100, max_prefill_tokens=4)
-    mirror.add(make_sequence("long", 30))
+def pieces(plan: Plan) -> list[tuple[str, int, int]]:
+    return [(chunk.sequence.id, chunk.start, chunk.end) for chunk in plan.chunks]
+
+
+def test_a_prompt_above_the_budget_is_computed_in_pieces_beside_what_runs() -> None:
+    mirror = Mirror(200, max_prefill_tokens=100)
+    mirror.add(make_sequence("first", 8))
+    assert pieces(mirror.step()) == [("first", 0, 8)]
+    mirror.add(make_sequence("short", 20, voice=3))
+    mirror.add(make_sequence("long", 300, voice=2))
     mirror.add(make_sequence("next", 2, voice=1))
-    assert names(mirror.step().admitted) == ["long"]
-    assert names(mirror.step().admitted) == ["next"]
+    assert pieces(mirror.step()) == [("short", 0, 20), ("long", 0, 64)]
+    assert pieces(mirror.step()) == [("long", 64, 128)]
+    assert mirror.scheduler.running[0].num_rows == 3
+    for start in (128, 192):
+        assert pieces(mirror.step()) == [("long", start, start + 64)]
+    assert pieces(mirror.step()) == [("long", 256, 300), ("next", 0, 2)]
+
+
+def test_a_budget_below_the_usual_step_still_makes_way() -> None:
+    mirror = Mirror(100, max_prefill_tokens=4)
+    mirror.add(make_sequence("s", 10))
+    assert [pieces(mirror.step()) for _ in range(3)] == [[("s", 0, 4)], [("s", 4, 8)], [("s", 8, 10)]]
+
+
+def test_a_prompt_computed_in_part_makes_room_before_anyone_who_runs() -> None:
+    mirror = Mirror(9, max_running=3, max_prefill_tokens=6)
+    mirror.add(make_sequence("runs", 6, max_rows=12))
+    mirror.step()
+    fills = mirror.add(make_sequence("fills", 22, max_rows=9, voice=1))
+    mirror.step()
+    assert (len(fills.blocks), fills.num_filled) == (6, 6)
+    mirror.step()
+    assert not mirror.step().preempted
+    assert (len(fills.blocks), fills.num_filled) == (0, 0)
+    for _ in range(60):
+        mirror.step()
+    assert fills.num_rows == 9
+    assert mirror.blocks.num_available == 8
+
+
+def test_a_round_looks_only_at_those_whose_blocks_are_full() -> None:
+    mirror = Mirror(100)
+    for name in "abc":
+        mirror.add(make_sequence(name, 3))
+    grown = [len(mirror.step().extended) for _ in range(9)]
+    assert grown == [0, 0, 3, 0, 0, 0, 3, 0, 0]
 
 
 def test_what_is_cached_or_saved_costs_no_budget() -> None:

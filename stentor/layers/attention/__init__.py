@@ -14,7 +14,15 @@ from stentor.layers.context import Batch
 
 
 class AttentionBackend(Protocol):
-    """Attends over each sequence's blocks of one layer, the batch's own keys and values included."""
+    """Attends over each sequence's blocks of one layer, the batch's own keys and values included.
+
+    One that `gathers` reads whole block tables, whatever of them is in use: it is given narrow ones, and not
+    captured in graphs, whose tables are wide. One that `plans` asks the host for a prefill's spans: its
+    prefills are not captured.
+    """
+
+    gathers: bool
+    plans: bool
 
     def __call__(self, q: Tensor, cache: Tensor, batch: Batch) -> Tensor:
         """Causal grouped-query attention.

@@ -14,6 +14,9 @@ from stentor.layers.context import Batch, DecodeBatch
 class Fa3Backend:
     """Implements `AttentionBackend`. Its splits follow the batch: a row may feel its company."""
 
+    gathers = False
+    plans = False
+
     def __init__(self, attend: Callable[..., Tensor]) -> None:
         """`attend` is `flash_attn_with_kvcache`."""
         self._attend = attend

@@ -21,6 +21,9 @@ class FlashInferBackend:
     A prefill is planned on the host from the batch's spans, so it cannot be captured; a decode step can.
     """
 
+    gathers = False
+    plans = True
+
     def __init__(self, library: Any) -> None:
         """`library` is the module `flashinfer`."""
         self._library = library

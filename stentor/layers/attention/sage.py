@@ -19,6 +19,9 @@ class SageBackend:
     Quantised scores: a position feels how its prompt goes on.
     """
 
+    gathers = False
+    plans = True
+
     def __init__(
         self, attend: Callable[..., Tensor], rest: Callable[[Tensor, Tensor, Batch], Tensor]
     ) -> None:

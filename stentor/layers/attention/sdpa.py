@@ -21,6 +21,9 @@ class SdpaBackend:
     the shapes it is called with, so the shapes here are ones that leave it alone (see the constants).
     """
 
+    gathers = True
+    plans = True
+
     def __call__(self, q: Tensor, cache: Tensor, batch: Batch) -> Tensor:
         """See `AttentionBackend`."""
         if isinstance(batch, DecodeBatch):

@@ -23,6 +23,9 @@ _SMALLEST_TILE = 16
 class TritonBackend:
     """Implements `AttentionBackend` with kernels that need nothing but what comes with PyTorch for CUDA."""
 
+    gathers = False
+    plans = False
+
     def __call__(self, q: Tensor, cache: Tensor, batch: Batch) -> Tensor:
         """See `AttentionBackend`."""
         return _decode(q, cache, batch) if isinstance(batch, DecodeBatch) else _prefill(q, cache, batch)

@@ -23,7 +23,7 @@ def sample(logits: Tensor, draw: tuple[Tensor, Tensor, Tensor], key: Tensor, ste
     """Draw one code per codebook, as `engine.sampler.sample` does.
 
     Args:
-        logits: float32 [batch, num_codebooks, codebook_size].
+        logits: [batch, num_codebooks, codebook_size].
         draw: temperature and top_p (float32), top_k (int64), each [batch].
         key: int32 [batch], of the noise.
         step: int64 [batch].
@@ -39,6 +39,7 @@ def sample(logits: Tensor, draw: tuple[Tensor, Tensor, Tensor], key: Tensor, ste
         *draw,
         key,
         step,
+        *(values.stride(0) for values in (*draw, key, step)),
         codes,
         num_codebooks,
         codebook_size,
@@ -54,8 +55,8 @@ def advance_rows(codes: Tensor, state: tuple[Tensor, ...], begin_code: int, end_
 
     Args:
         codes: int64 [batch, num_codebooks].
-        state: last_rows [batch, num_codebooks], then status, step, ramp, countdown, max_rows and guard_rows,
-            each int64 [batch]; the first five are brought up to date.
+        state: last_rows [batch, num_codebooks], then positions, status, step, ramp, countdown, max_rows and
+            guard_rows, each int64 [batch], all strided alike; the first six are brought up to date.
         begin_code, end_code: of the delay pattern.
 
     Returns:
@@ -64,7 +65,10 @@ def advance_rows(codes: Tensor, state: tuple[Tensor, ...], begin_code: int, end_
     size, num_codebooks = codes.shape
     record = torch.empty((size, num_codebooks + 1), dtype=torch.int64, device=codes.device)
     block = triton.next_power_of_2(num_codebooks)
-    _advance[(size,)](codes, *state, record, begin_code, end_code, num_codebooks, BLOCK=block, num_warps=1)
+    strides = state[0].stride(0), state[1].stride(0)
+    _advance[(size,)](
+        codes, *state, record, *strides, begin_code, end_code, num_codebooks, BLOCK=block, num_warps=1
+    )
     return record
 
 
@@ -118,6 +122,11 @@ def _sample(
     top_k,
     keys,
     steps,
+    temperature_stride,
+    top_p_stride,
+    top_k_stride,
+    key_stride,
+    step_stride,
     codes,
     num_codebooks,
     codebook_size,
@@ -129,21 +138,24 @@ def _sample(
     inside = rank < codebook_size
     place = row * num_codebooks + codebook
     score = tl.load(logits + place.to(tl.int64) * codebook_size + rank, mask=inside, other=0.0)
+    score = score.to(tl.float32)
     falling = (~_ordered(score.to(tl.int32, bitcast=True))).to(tl.int64)
     packed = _sorted(tl.where(inside, (falling << _CODE_BITS) | rank, _LAST_KEY), rank, STAGES)
     code = (packed & _CODE_MASK).to(tl.int32)
     value = _ordered(~(packed >> _CODE_BITS).to(tl.int32)).to(tl.float32, bitcast=True)
-    value = tl.where(inside, tl.math.div_rn(value, tl.load(temperature + row)), float("-inf"))
+    value = tl.where(
+        inside, tl.math.div_rn(value, tl.load(temperature + row * temperature_stride)), float("-inf")
+    )
 
-    limit = tl.load(top_k + row)
+    limit = tl.load(top_k + row * top_k_stride)
     weight = tl.exp((value - tl.max(value, axis=0)).to(tl.float64)).to(tl.float32)
     weight = tl.where(rank < limit, weight, 0.0)
     mass = tl.cumsum(weight.to(tl.float64), axis=0).to(tl.float32)
-    allowed = mass - weight < tl.load(top_p + row) * tl.max(mass, axis=0)
+    allowed = mass - weight < tl.load(top_p + row * top_p_stride) * tl.max(mass, axis=0)
     allowed = allowed & (rank < limit) & inside
 
-    key = tl.load(keys + row).to(tl.uint32, bitcast=True)
-    position = (tl.load(steps + row) * num_codebooks + codebook).to(tl.uint32)
+    key = tl.load(keys + row * key_stride).to(tl.uint32, bitcast=True)
+    position = (tl.load(steps + row * step_stride) * num_codebooks + codebook).to(tl.uint32)
     noisy = value.to(tl.float64) + _gumbel(key, position, code.to(tl.uint32))
     drawn = tl.argmax(tl.where(allowed, noisy, float("-inf")), axis=0)
     tl.store(codes + place, tl.sum(tl.where(rank == drawn, code, 0), axis=0).to(tl.int64))
@@ -153,6 +165,7 @@ def _sample(
 def _advance(
     codes,
     last_rows,
+    positions,
     statuses,
     steps,
     ramps,
@@ -160,6 +173,8 @@ def _advance(
     max_rows,
     guard_rows,
     record,
+    last_row_stride,
+    stride,
     begin_code,
     end_code,
     num_codebooks,
@@ -168,7 +183,8 @@ def _advance(
     row, codebook = tl.program_id(0), tl.arange(0, BLOCK)
     inside = codebook < num_codebooks
     code = tl.load(codes + row * num_codebooks + codebook, mask=inside, other=0)
-    ramp, countdown = tl.load(ramps + row), tl.load(countdowns + row)
+    place = row * stride
+    ramp, countdown = tl.load(ramps + place), tl.load(countdowns + place)
     opening = ramp < num_codebooks
     closing = (countdown >= 0) & (ramp >= num_codebooks)
     code = tl.where(opening & (codebook > ramp), begin_code, code)
@@ -178,19 +194,20 @@ def _advance(
 
     countdown = tl.where(closing, countdown - 1, countdown)
     countdown = tl.where(ends, num_codebooks - 2, countdown)
-    step = tl.load(steps + row) + 1
+    step = tl.load(steps + place) + 1
     # The numbers of `engine.state.Status`: running 0, stop 1, length 2, runaway 3.
-    status = tl.where((step >= tl.load(guard_rows + row)) & (countdown < 0), 3, 0)
-    status = tl.where(step >= tl.load(max_rows + row), 2, status)
+    status = tl.where((step >= tl.load(guard_rows + place)) & (countdown < 0), 3, 0)
+    status = tl.where(step >= tl.load(max_rows + place), 2, status)
     status = tl.where(countdown == 0, 1, status)
 
-    before = tl.load(statuses + row)
+    before = tl.load(statuses + place)
     report = record + row * (num_codebooks + 1)
     tl.store(report + codebook, tl.where(before != 0, -1, code), mask=inside)
     tl.store(report + num_codebooks, tl.where(before != 0, before, status.to(tl.int64)))
     if before == 0:
-        tl.store(last_rows + row * num_codebooks + codebook, code, mask=inside)
-        tl.store(statuses + row, status.to(tl.int64))
-        tl.store(steps + row, step)
-        tl.store(ramps + row, ramp + opening.to(tl.int64))
-        tl.store(countdowns + row, countdown)
+        tl.store(last_rows + row * last_row_stride + codebook, code, mask=inside)
+        tl.store(positions + place, tl.load(positions + place) + 1)
+        tl.store(statuses + place, status.to(tl.int64))
+        tl.store(steps + place, step)
+        tl.store(ramps + place, ramp + opening.to(tl.int64))
+        tl.store(countdowns + place, countdown)

@@ -79,8 +79,7 @@ class HiggsLM:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `SpeechLM.logits`."""
-        scores = self._head(hidden).float()
-        return scores.view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
+        return self._head(hidden).view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
 
 
 def _norm_name(layer: int, config: V3Config) -> str:

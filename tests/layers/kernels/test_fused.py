@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stentor.engine import sampler
 from stentor.engine.kv_cache import KVCache
 from stentor.engine.model_runner import ModelRunner
+from stentor.engine.scheduler import Chunk
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.kernels import EagerKernels
 from tests.checkpoints import Recipe
@@ -28,7 +29,7 @@ def recipe(layers: int = 2) -> Recipe:
 
 def runner(model: Any, **parts: Any) -> ModelRunner:
     cache = KVCache(model.shape, 33, 16, model.device)
-    return ModelRunner(model, max_running=4, max_context=128, block_size=16, cache=cache, **parts)
+    return ModelRunner(model, max_running=4, max_context=128, cache=cache, **parts)
 
 
 def reference(layers: int = 2) -> ModelRunner:
@@ -47,15 +48,22 @@ def prefill(made: ModelRunner) -> np.ndarray:
     ]
     for i, sequence in enumerate(sequences):
         sequence.blocks = list(range(1 + 5 * i, 6 + 5 * i))
-    return made.prefill(sequences, 0)
+        sequence.slot = i
+    made.prefill([Chunk(sequence, 0, len(sequence.prompt)) for sequence in sequences], 0)
+    return made.land()()
+
+
+def decode(made: ModelRunner) -> np.ndarray:
+    made.decode(2, 20)
+    return made.land()()
 
 
 def test_prefill_and_steps_say_what_the_reference_says(monkeypatch: pytest.MonkeyPatch) -> None:
     # The interpreter takes its time over every row.
-    monkeypatch.setattr("stentor.engine.model_runner._PREFILL_STEP", 1)
+    monkeypatch.setattr("stentor.engine.prefill._PREFILL_STEP", 1)
     eager, ours = reference(), fused_runner()
     assert np.array_equal(prefill(ours), prefill(eager))
-    assert np.array_equal(ours.decode(2, 20), eager.decode(2, 20))
+    assert np.array_equal(decode(ours), decode(eager))
     behind_the_block_of_nobody = slice(1, None)
     assert_close(
         ours._cache.data[:, behind_the_block_of_nobody], eager._cache.data[:, behind_the_block_of_nobody]
@@ -96,7 +104,8 @@ def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pyte
         for layers in (1, 3):
             made = make(layers)
             with monkeypatch.context() as patch, torch.inference_mode(), Launches(patch) as launches:
-                made._decode(1, 8, 64)
+                made._step._on_arrays = False
+                made._step(made._rows(1), 8, 64)
             counts[name, layers] = launches.count
     per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name in ("eager", "fused")}
     beside = {name: counts[name, 1] - per_layer[name] for name in ("eager", "fused")}
@@ -109,4 +118,4 @@ def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pyte
 
 def test_the_reference_is_the_default() -> None:
     assert isinstance(make_lm(recipe())._kernels, EagerKernels)
-    assert reference()._advance is sampler.advance
+    assert reference()._step._advance is sampler.advance

@@ -68,12 +68,12 @@ def test_a_position_of_the_prompt_is_a_text_id_or_the_sum_of_its_codes() -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_scores_are_float32_whatever_the_arithmetic(dtype: torch.dtype) -> None:
+def test_scores_are_in_the_arithmetic_of_the_model(dtype: torch.dtype) -> None:
     model = make_lm(Recipe(seed=17, with_codec=False), dtype)
     hidden = torch.ones(3, 48, dtype=dtype)
     assert model.shape.dtype == dtype
     assert model.embed_rows(torch.zeros(2, 8, dtype=torch.int64)).dtype == dtype
-    assert model.logits(hidden).dtype == torch.float32
+    assert model.logits(hidden).dtype == dtype
     assert model.logits(hidden).shape == (3, 8, VOCAB)
 
 

@@ -1,0 +1,139 @@
+"""One prefill of several prompts, or pieces of them: all that it must know is one upload."""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stentor.engine import sampler
+from stentor.engine.arrays import Values
+from stentor.engine.kv_cache import KVCache
+from stentor.engine.model import SpeechLM
+from stentor.engine.sampler import Advance
+from stentor.engine.scheduler import Chunk
+from stentor.engine.state import BatchState
+from stentor.layers.attention import AttentionBackend
+from stentor.layers.context import PrefillBatch, PrefillSpan
+from stentor.request import Array
+
+# Prefills are padded to a multiple of this many positions: libraries keep what they prepared for each
+# size that they meet, and a server would meet them all.
+_PREFILL_STEP = 64
+
+
+@dataclass(frozen=True)
+class PrefillShape:
+    """The fixed sizes of a prefill: positions, sequences, blocks of the longest, words of a state's row."""
+
+    tokens: int
+    sequences: int
+    blocks: int
+    codebooks: int
+    row_words: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the parts of the upload: rows, positions, slots, tables, starts, contexts, ends, new rows."""
+        tokens, sequences = self.tokens, self.sequences
+        return [
+            tokens * (1 + self.codebooks),
+            tokens,
+            tokens,
+            sequences * self.blocks,
+            sequences + 1,
+            sequences,
+            sequences,
+            sequences * self.row_words,
+        ]
+
+
+def shape_of(chunks: Rows[Chunk], codebooks: int, row_words: int) -> PrefillShape:
+    """The sizes that just hold the chunks."""
+    tokens = sum(chunk.end - chunk.start for chunk in chunks)
+    return PrefillShape(
+        tokens + -tokens % _PREFILL_STEP,
+        len(chunks),
+        max(len(chunk.sequence.blocks) for chunk in chunks),
+        codebooks,
+        row_words,
+    )
+
+
+def pack(chunks: Rows[Chunk], rows: Array, shape: PrefillShape, block_size: int) -> Array:
+    """The upload, int64: everything about the chunks, and the packed state rows that begin with them.
+
+    Rows that pad stand, like idle rows of a step, at position 0 of block 0; sequences that pad have no rows.
+    """
+    upload = np.zeros(sum(shape.sizes), np.int64)
+    parts = np.split(upload, list(accumulate(shape.sizes))[:-1])
+    prompt, positions, slots, tables, starts, contexts, ends, new_rows = parts
+    prompt = prompt.reshape(shape.tokens, -1)
+    tables = tables.reshape(shape.sequences, -1)
+    start = 0
+    for number, chunk in enumerate(chunks):
+        end = start + chunk.end - chunk.start
+        position = np.arange(chunk.start, chunk.end)
+        tables[number, : len(chunk.sequence.blocks)] = chunk.sequence.blocks
+        prompt[start:end] = chunk.sequence.prompt[chunk.start : chunk.end]
+        positions[start:end] = position
+        slots[start:end] = tables[number, position // block_size] * block_size + position % block_size
+        starts[number + 1 :] = end
+        contexts[number] = chunk.end
+        ends[number] = end - 1
+        start = end
+    new_rows.reshape(shape.sequences, -1)[:] = rows
+    return upload
+
+
+class Prefill:
+    """Computes packed prompts and draws the first row of those that are complete.
+
+    `on_arrays` as in `DecodeStep`.
+    """
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        attention: AttentionBackend,
+        cache: KVCache,
+        advance: Advance,
+        *,
+        on_arrays: bool = True,
+    ) -> None:
+        self._model = model
+        self._attention = attention
+        self._cache = cache
+        self._advance = advance
+        self._on_arrays = on_arrays and model.device.type == "cpu" and advance is sampler.advance
+
+    @torch.inference_mode()
+    def __call__(
+        self, upload: Tensor, shape: PrefillShape, spans: tuple[PrefillSpan, ...], candidates: int
+    ) -> tuple[Values, Tensor]:
+        """What `advance` reports of each sequence, and their packed rows of state after it.
+
+        A sequence whose row is idle, because its prompt goes on, or because it only pads, reads -1. The
+        `spans` are for backends that loop over them; no other looks at the host.
+        """
+        prompt, positions, slots, tables, starts, contexts, ends, new_rows = torch.split(upload, shape.sizes)
+        batch = PrefillBatch(
+            positions, slots, tables.view(shape.sequences, -1), starts.int(), contexts.int(), spans
+        )
+        hidden = self._model.embed_prompt(prompt.view(shape.tokens, -1))
+        hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
+        logits = self._model.logits(hidden.index_select(0, ends))
+        state = BatchState.over(new_rows.view(shape.sequences, -1), shape.codebooks)
+        rows = state.arrays if self._on_arrays else state
+        return self._advance(logits, rows, self._model.shape, candidates), state.packed
+
+
+def spans_of(chunks: Rows[Chunk]) -> tuple[PrefillSpan, ...]:
+    """Where the chunks lie among the rows of their prefill."""
+    ends = accumulate(chunk.end - chunk.start for chunk in chunks)
+    return tuple(
+        PrefillSpan(end - (chunk.end - chunk.start), end, chunk.end)
+        for chunk, end in zip(chunks, ends, strict=True)
+    )

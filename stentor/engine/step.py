@@ -1,0 +1,52 @@
+"""One decode step of the whole batch: a fixed sequence of operations on buffers that never move."""
+
+import torch
+
+from stentor.engine import sampler
+from stentor.engine.arrays import Values
+from stentor.engine.kv_cache import KVCache
+from stentor.engine.model import SpeechLM
+from stentor.engine.sampler import Advance
+from stentor.engine.state import BatchState
+from stentor.layers.attention import AttentionBackend
+from stentor.layers.context import DecodeBatch
+
+
+class DecodeStep:
+    """Embedding, layers, head, sampling, the delay pattern's machine and the feedback of what it drew.
+
+    It looks at no value and allocates nothing whose size hangs on one, so three numbers (rows, blocks,
+    candidates) say all that it does: `engine.cuda_graph` captures it by them. `on_arrays` False
+    keeps the sampler and the machine from NumPy's views of the state, on which they run on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        attention: AttentionBackend,
+        cache: KVCache,
+        advance: Advance,
+        *,
+        on_arrays: bool = True,
+    ) -> None:
+        self._model = model
+        self._attention = attention
+        self._cache = cache
+        self._advance = advance
+        self._on_arrays = on_arrays and model.device.type == "cpu" and advance is sampler.advance
+
+    @torch.inference_mode()
+    def __call__(self, state: BatchState, num_blocks: int, candidates: int) -> Values:
+        """Draw the next row of each of the state's sequences, of at most `num_blocks` blocks; see `advance`.
+
+        Idle and ended rows are computed too, but write nothing: only the place in the cache at which they
+        stand, which is block 0 or their own.
+        """
+        size = self._cache.block_size
+        positions = state.positions.contiguous()
+        block = state.block_tables.gather(1, (positions // size)[:, None])[:, 0]
+        batch = DecodeBatch(positions, block * size + positions % size, state.block_tables[:, :num_blocks])
+        hidden = self._model.embed_rows(state.last_rows)
+        hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
+        rows = state.arrays if self._on_arrays else state
+        return self._advance(self._model.logits(hidden), rows, self._model.shape, candidates)

@@ -1,0 +1,107 @@
+"""Graphs replay what was captured, padded: the rows are those of the plain step, and nothing else changes.
+
+A recorder stands in for CUDA: it does the captured operations again on the captured memory, without Python.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stentor.config import EngineConfig
+from stentor.engine.cuda_graph import PrefillGraphs, StepGraphs, graph_sizes
+from stentor.engine.engine import Engine
+from stentor.engine.prefill import Prefill
+from stentor.engine.sampler import advance
+from stentor.engine.step import DecodeStep
+from stentor.layers.attention import SdpaBackend
+from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
+from stentor.models.higgs_audio_v3.lm import HiggsLM
+from tests.engine.harness import make_lm
+from tests.engine.recorder import capture_beside
+from tests.engine.test_engine import SMALL, sampled
+
+
+class DeviceBackend(SdpaBackend):
+    """Reads a prefill's bounds from tensors, as kernels do: each position is a decode of its own."""
+
+    gathers = False
+    plans = False
+
+    def __call__(self, q: torch.Tensor, cache: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if isinstance(batch, PrefillBatch):
+            owner = torch.searchsorted(batch.starts, torch.arange(len(q)).int(), right=True) - 1
+            tables = batch.block_tables.index_select(0, owner.clamp(max=len(batch.contexts) - 1))
+            batch = DecodeBatch(batch.positions, batch.slots, tables)
+        return self._decode(q, cache, batch)
+
+
+def make_engine(monkeypatch: pytest.MonkeyPatch, model: HiggsLM, **settings: Any) -> Engine:
+    monkeypatch.setattr("stentor.engine.engine.choose_backend", lambda *_: DeviceBackend())
+    return Engine(model, EngineConfig(**({"max_context": 240, "max_running_requests": 6} | settings)))
+
+
+def use_graphs(engine: Engine) -> None:
+    """What the runner does on a GPU, with the recorder in the place of CUDA."""
+    runner = engine._runner
+    state, cache = runner._state.packed, runner._cache
+    parts: Any = (runner._model, DeviceBackend(), cache, advance)
+    capture = capture_beside(state, cache.data)
+    runner._graphs = StepGraphs(DecodeStep(*parts, on_arrays=False), runner._state, capture, cache.block_size)
+    prefill = Prefill(*parts, on_arrays=False)
+    beside = capture_beside(cache.data)
+    runner._prefill_graphs = PrefillGraphs(prefill, runner._state, beside, cache.block_size)
+
+
+def rows_of(engine: Engine) -> dict[str, np.ndarray]:
+    sequences = {sequence.id: sequence for sequence in sampled(SMALL, 24)}
+    for sequence in sequences.values():
+        engine.add(sequence)
+    while engine.has_work():
+        engine.step()
+    assert engine.stats()["kv_blocks_used"] == 0
+    return {name: sequence.rows[: sequence.num_rows] for name, sequence in sequences.items()}
+
+
+@pytest.mark.parametrize("most", [1, 3, 16, 17, 64, 100, 256])
+def test_every_batch_has_a_graph_that_is_not_much_larger(most: int) -> None:
+    sizes = graph_sizes(most)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == most
+    for size in range(1, most + 1):
+        assert next(known for known in sizes if known >= size) <= max(size + 15, 2 * size)
+
+
+@pytest.mark.parametrize("overlap", ["on", "off"])
+def test_replayed_steps_and_prefills_give_the_rows_of_the_plain_ones(
+    overlap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_lm(SMALL)
+    expected = rows_of(make_engine(monkeypatch, model, overlap="off"))
+    engine = make_engine(monkeypatch, model, overlap=overlap, max_prefill_tokens=100)
+    use_graphs(engine)
+    rows = rows_of(engine)
+    assert {name for name in rows if not np.array_equal(rows[name], expected[name])} == set()
+    runner = engine._runner
+    assert runner._graphs is not None
+    assert runner._prefill_graphs is not None
+    assert 0 < len(runner._graphs) <= 4 * len(graph_sizes(6))
+    assert 0 < len(runner._prefill_graphs) <= 4 * 2
+
+
+def test_what_was_warmed_up_is_not_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_lm(SMALL)
+    engine = make_engine(monkeypatch, model)
+    use_graphs(engine)
+    state, cache = engine._runner._state.packed.clone(), engine._runner._cache.data[:, 1:].clone()
+    graphs = engine._runner.warm_up()
+    assert graphs == len(graph_sizes(6)) + 4
+    assert torch.equal(engine._runner._state.packed, state)
+    assert torch.equal(engine._runner._cache.data[:, 1:], cache)
+    usual = [sequence for sequence in sampled(SMALL, 24) if sequence.sampling.top_k == 30]
+    for sequence in usual:
+        engine.add(sequence)
+    while engine.has_work():
+        engine.step()
+    assert engine._runner.warm_up() == graphs
