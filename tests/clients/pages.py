@@ -1,0 +1,240 @@
+"""Knows how a page of the docs is carried out: its blocks, in order, as a reader would type them.
+
+| block | what is done with it |
+|---|---|
+| `python`, `js` | run, in the environment that the page names (`<!-- environment: livekit -->`) or in ours |
+| `sh` | run by bash; a server in it goes on in the background until the page ends |
+| `yaml`, `toml`, `json` that open with `# NAME` | written to that file |
+| any, after `<!-- not run: REASON -->` | left out |
+
+A page speaks to ports of its own choice; each of them becomes a free one, and 8000 the tests' server. What it
+installs has to be in its environment. What it plays is kept as a file.
+"""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stentor.bench.local_server import LocalServer
+from tests.clients.conftest import PROGRAM_TIMEOUT_S, command_of, environment_of
+from tests.clients.environments import environments
+
+ROOT = Path(__file__).parents[2]
+SERVER_PORT = 8000
+AUDIO = {".wav", ".mp3", ".flac", ".opus", ".ogg", ".aac", ".pcm"}
+RUN = {"python", "js", "sh"}
+FILES = {"yaml", "toml", "json"}
+
+_BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^>]+) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+)
+_PORT = re.compile(r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0):(\d{4,5})\b|--(?:port|wyoming)[= ](\d{4,5})\b")
+
+# Programs that go on until they are stopped.
+_SERVERS = ("litellm --config", "python -m wyoming_openai")
+
+# What plays sound on a reader's machine; here it keeps the sound.
+_PLAYER = """#!/bin/sh
+cat > "$PLAYED/$(basename "$0").$FORMAT"
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a page; `skipped` says why it is not run."""
+
+    language: str
+    text: str
+    skipped: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the docs."""
+
+    path: Path
+    environment: str | None
+    blocks: tuple[Block, ...]
+
+    @property
+    def is_run(self) -> bool:
+        return any(block.language in RUN and not block.skipped for block in self.blocks)
+
+    @property
+    def needs(self) -> str | None:
+        """The environment without which it cannot be carried out."""
+        node = any(block.language == "js" and not block.skipped for block in self.blocks)
+        return self.environment or ("node" if node else None)
+
+
+def read_page(path: Path) -> Page:
+    text = path.read_text()
+    environment = re.search(r"<!-- environment: ([\w-]+) -->", text)
+    blocks = tuple(
+        Block(found["language"], found["text"], found["reason"]) for found in _BLOCK.finditer(text)
+    )
+    return Page(path, environment[1] if environment else None, blocks)
+
+
+@dataclass
+class Reader:
+    """Carries out one page in a folder; a context manager that ends the servers that the page starts."""
+
+    page: Page
+    folder: Path
+    server_url: str
+    opened: ExitStack = field(default_factory=ExitStack)
+    ports: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> "Reader":
+        self.ports[str(SERVER_PORT)] = self.server_url.rsplit(":", 1)[1]
+        for block in self.page.blocks:
+            for port in filter(None, (a or b for a, b in _PORT.findall(block.text))):
+                self.ports.setdefault(port, str(free_port()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.opened.close()
+
+    def carry_out(self) -> None:
+        """All blocks; raises AssertionError with what a block wrote if it fails."""
+        for number, block in enumerate(self.page.blocks):
+            if block.skipped:
+                continue
+            text = self._with_ports(block.text)
+            if block.language in FILES:
+                self._write(text)
+            elif block.language == "python":
+                self._run([*self._python(), self._program(f"block{number}.py", text)])
+            elif block.language == "js":
+                self._run([*command_of("node"), self._program(f"block{number}.mjs", text)])
+            elif block.language == "sh":
+                self._shell(text)
+
+    def audio(self) -> list[Path]:
+        """The files with sound that are there now."""
+        return sorted(path for path in self.folder.rglob("*") if path.suffix in AUDIO)
+
+    def _with_ports(self, text: str) -> str:
+        for written, real in self.ports.items():
+            text = re.sub(rf"(?<![\w.]){written}(?![\w.])", real, text)
+        return text
+
+    def _write(self, text: str) -> None:
+        name = re.match(r"(?:#|//) ([\w./-]+)\n", text)
+        if name:
+            (self.folder / name[1]).write_text(text)
+
+    def _python(self) -> list[str]:
+        return command_of(self.page.environment) if self.page.environment else [sys.executable]
+
+    def _program(self, name: str, text: str) -> str:
+        # Node looks for packages beside the program.
+        folder = environments()["node"].folder if name.endswith(".mjs") else self.folder
+        path = folder / f"{self.page.path.stem}-{name}"
+        path.write_text(text)
+        return str(path)
+
+    def _shell(self, text: str) -> None:
+        text = text.replace("\\\n", " ")
+        rest = []
+        for line in text.splitlines():
+            command = line.partition(" #")[0].strip()
+            if re.match(r"(pip|npm) install ", command):
+                self._check_installed(command)
+            elif command.startswith("stentor serve"):
+                self._serve(shlex.split(command)[2:])
+            elif command.startswith(_SERVERS):
+                self._start(command)
+            else:
+                rest.append(line)
+        if "".join(rest).strip():
+            self._run(["bash", "-euo", "pipefail", "-c", "\n".join(rest)])
+
+    def _check_installed(self, command: str) -> None:
+        wanted = {re.split(r"[\[<>=]", word)[0] for word in shlex.split(command)[2:] if word[0] != "-"}
+        name = self.page.needs
+        known = environments()[name].packages() if name else {"openai", "stentor"}
+        assert wanted <= known, f"{command}: the environment {name} is made of {known}"
+
+    def _serve(self, arguments: list[str]) -> None:
+        """A server of the page's own, if the page gives it settings."""
+        if "--port" in arguments:
+            at = arguments.index("--port")
+            del arguments[at : at + 2]
+        if arguments:
+            url = self.opened.enter_context(LocalServer(arguments)).url
+            self.ports[str(SERVER_PORT)] = url.rsplit(":", 1)[1]
+
+    def _start(self, command: str) -> None:
+        log = self.opened.enter_context((self.folder / "server.log").open("w+"))
+        process = subprocess.Popen(
+            shlex.split(command), cwd=self.folder, env=self._environment(), stdout=log, stderr=log
+        )
+        self.opened.callback(_stop, process)
+        port = int(next(a or b for a, b in _PORT.findall(command)))
+        deadline_s = time.monotonic() + PROGRAM_TIMEOUT_S
+        while not accepts(port):
+            log.seek(0)
+            assert process.poll() is None, f"{command} has ended:\n{log.read()[-4000:]}"
+            assert time.monotonic() < deadline_s, f"{command} does not listen:\n{log.read()[-4000:]}"
+            time.sleep(0.2)
+
+    def _run(self, command: list[str]) -> None:
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=PROGRAM_TIMEOUT_S,
+        )
+        assert done.returncode == 0, f"{command} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+    def _environment(self) -> dict[str, str]:
+        players = self.folder / "players"
+        players.mkdir(exist_ok=True)
+        for name, format in (("aplay", "pcm"), ("ffplay", "mp3")):
+            (players / name).write_text(_PLAYER.replace("$FORMAT", format))
+            (players / name).chmod(0o755)
+        bins = [players, Path(sys.executable).parent]
+        if self.page.environment:
+            bins.insert(1, environments()[self.page.environment].folder / "bin")
+        path = os.pathsep.join([*map(str, bins), os.environ["PATH"]])
+        return environment_of() | {"PATH": path, "PLAYED": str(self.folder)}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def pages(folder: str) -> Iterator[Page]:
+    """The pages of a folder of the docs."""
+    for path in sorted((ROOT / "docs" / folder).glob("*.md")):
+        yield read_page(path)
