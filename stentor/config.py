@@ -187,8 +187,8 @@ class AccessConfig:
     )
     open_routes: str = setting(
         "metrics",
-        "What needs no key, of 'metrics' and 'voices' (their list), separated by commas. The page and the "
-        "checks never need one.",
+        "What needs no key, of 'metrics', 'voices' and 'models' (their lists), separated by commas. The page "
+        "and the checks never need one.",
     )
     key_concurrent_requests: int = setting(
         0, "Speech requests under way with one key, at most; 0 is no limit.", minimum=0

@@ -23,7 +23,7 @@ from stentor.server.keys import Keyring
 
 # What a load balancer, a browser and a reader of the API need before they have a key.
 _ALWAYS_OPEN = {"/", "/health", "/ready", "/openapi.json"}
-_OPEN_ON_REQUEST = {"metrics": "/metrics", "voices": "/v1/audio/voices"}
+_OPEN_ON_REQUEST = {"metrics": "/metrics", "voices": "/v1/audio/voices", "models": "/v1/models"}
 _TRACE_HEADERS = ("traceparent", "tracestate")
 # Of OpenAI's Realtime API, where a browser cannot set a header.
 _KEY_PROTOCOL = "openai-insecure-api-key."
@@ -87,7 +87,7 @@ class Entrance:
     def _note(self, scope: Scope, caller: Caller, status: int, seconds: float) -> None:
         """The line of the access log; checks and scrapes are for debugging only."""
         method, path = scope.get("method", "WEBSOCKET"), scope["path"]
-        quiet = path in _ALWAYS_OPEN or path in _OPEN_ON_REQUEST.values()
+        quiet = path in _ALWAYS_OPEN or path == _OPEN_ON_REQUEST["metrics"]
         log.log(
             logging.DEBUG if quiet else logging.INFO,
             "%s %s %s in %.3f s%s",
@@ -148,7 +148,7 @@ def open_paths(config: AccessConfig) -> set[str]:
     names = split(config.open_routes)
     unknown = set(names) - set(_OPEN_ON_REQUEST)
     if unknown:
-        known = " and ".join(_OPEN_ON_REQUEST)
+        known = ", ".join(_OPEN_ON_REQUEST)
         raise ConfigError(f"--open-routes names {min(unknown)!r}, but may only name {known}")
     return {_OPEN_ON_REQUEST[name] for name in names}
 

@@ -96,7 +96,7 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     app.include_router(speech.router(service, config.server.max_batch_items))
     app.include_router(voices.router(service, store))
     _add_sockets(app, service, config)
-    app.include_router(health.router(admission, info, reader, metrics))
+    app.include_router(health.router(admission, info, reader, metrics, store))
     app.include_router(page.router())
     if config.access.admin:
         if not keyring.has_admin:

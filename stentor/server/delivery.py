@@ -94,8 +94,10 @@ class DeltaEvents:
 
     def finish(self, last: Audio) -> bytes:
         counts = usage(last, "input_tokens", "output_tokens")
-        done = {"type": "speech.audio.done", "usage": counts, "finish_reason": last.finish_reason}
-        return self._delta(self._encoder.finish()) + _event(done)
+        done = {"type": "speech.audio.done", "finish_reason": last.finish_reason}
+        # Left out if it is not known: some clients look into whatever is there.
+        known = {} if counts is None else {"usage": counts}
+        return self._delta(self._encoder.finish()) + _event({**done, **known})
 
     def failure(self, error: StentorError) -> bytes | None:
         return _event({"type": "error", **error_object(error)})

@@ -4,15 +4,19 @@ import time
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stentor.metrics import CONTENT_TYPE, Metrics
 from stentor.request import ModelInfo
 from stentor.server.admission import Admission
 from stentor.server.protocol import Reader
+from stentor.voices import VoiceStore
 
 
-def router(admission: Admission, info: ModelInfo, reader: Reader, metrics: Metrics) -> APIRouter:
+def router(
+    admission: Admission, info: ModelInfo, reader: Reader, metrics: Metrics, store: VoiceStore
+) -> APIRouter:
     """The routes of health, models and metrics."""
     routes = APIRouter()
     model = _describe(info, reader.served_name)
@@ -38,10 +42,12 @@ def router(admission: Admission, info: ModelInfo, reader: Reader, metrics: Metri
         return {"object": "list", "data": [model]}
 
     # A hub id has a slash in it.
-    @routes.get("/v1/models/{name:path}", summary="The served model.")
+    @routes.get("/v1/models/{name:path}", summary="The served model, with its voices.")
     async def one_model(name: str) -> dict[str, Any]:
         reader.check_model(name)
-        return model
+        # As Speaches lists them, where some clients look.
+        known = await run_in_threadpool(store.all)
+        return {**model, "voices": [{"name": voice.name, "language": voice.language} for voice in known]}
 
     return routes
 

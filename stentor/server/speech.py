@@ -13,6 +13,10 @@ from stentor.server.caller import current
 from stentor.server.errors import REQUEST_NOT_FOUND
 from stentor.server.utterance import Service
 
+# OpenAI's libraries say by this header, and by nothing else, that their user reads the bytes as they come:
+# the voice frameworks that are built on them leave `stream_format` to the server.
+_READS_AS_IT_COMES = "X-Stainless-Raw-Response"
+
 
 def router(service: Service, most_items: int) -> APIRouter:
     """The routes of speech; a batch may have `most_items`."""
@@ -20,6 +24,8 @@ def router(service: Service, most_items: int) -> APIRouter:
 
     @routes.post("/v1/audio/speech", response_class=Response, summary="Say a text.")
     async def speak(body: SpeechBody, request: Request) -> Response:
+        if request.headers.get(_READS_AS_IT_COMES) == "stream" and body.stream is body.stream_format is None:
+            body = body.model_copy(update={"stream_format": "audio"})
         return SpeechAnswer(service, service.reader.read(body, request.state.request_id))
 
     @routes.post("/v1/audio/speech/batch", response_class=Response, summary="Say many texts.")

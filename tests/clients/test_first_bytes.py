@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,7 @@ Serve = Callable[..., Running]
     ("environment", "program"),
     [
         ("livekit", "livekit_speech.py"),
+        ("pipecat", "pipecat_speech.py"),
         ("node", "node_stream.mjs"),
     ],
 )
@@ -74,16 +76,17 @@ def test_first_sound_arrives_while_the_rest_is_made(
     assert gate.opened_in_time == [True]
 
 
+@pytest.mark.parametrize("asked", [{}, {"stream_format": "audio"}], ids=["by-the-library", "by-the-field"])
 @pytest.mark.parametrize("format", ["pcm", "wav", "flac", "mp3", "opus", "aac"])
 def test_openai_hears_the_first_sound_of_every_format_while_the_rest_is_made(
-    format: str, serve: Serve
+    format: str, asked: dict[str, Any], serve: Serve
 ) -> None:
     gate = Gate()
     streamed = (
         serve(gate)
         .openai()
         .audio.speech.with_streaming_response.create(
-            model="stentor-test", voice="alloy", input=SENTENCE, response_format=format, stream_format="audio"
+            model="stentor-test", voice="alloy", input=SENTENCE, response_format=format, **asked
         )
     )
     with streamed as response:

@@ -98,8 +98,9 @@ def test_checks_page_and_what_is_configured_need_no_key(serve: Serve) -> None:
     for path in ("/", "/health", "/ready", "/openapi.json", "/metrics"):
         assert http.get(path).status_code == 200, path
     assert http.get("/v1/audio/voices").status_code == 401
-    http = guarded(serve, open_routes="voices").http
+    http = guarded(serve, open_routes="voices, models").http
     assert http.get("/v1/audio/voices").status_code == 200
+    assert http.get("/v1/models").status_code == 200
     assert http.get("/metrics").status_code == 401
     assert http.post("/v1/audio/voices").status_code == 401
     assert http.get("/v1/audio/voices/").status_code == 401

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 from tests.server.conftest import Running
+from tests.server.fakes import voices
 
 Serve = Callable[..., Running]
 
@@ -38,7 +39,12 @@ def test_models_are_listed_as_openai_lists_them(serve: Serve) -> None:
     assert [(model.id, model.object, model.owned_by) for model in listed] == [
         ("org/voice", "model", "stentor")
     ]
-    assert client.models.retrieve("org/voice") == listed[0]
+    assert client.models.retrieve("org/voice").id == listed[0].id
+
+
+def test_the_model_names_its_voices(serve: Serve) -> None:
+    listed = serve().http.get("/v1/models/stentor-test").json()["voices"]
+    assert [voice["name"] for voice in listed] == [voice.name for voice in voices().all()]
 
 
 def test_an_unknown_model_is_404(serve: Serve) -> None:
