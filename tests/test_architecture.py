@@ -14,8 +14,13 @@ MODELS = PACKAGE / "models"
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
-FRAMEWORK_LINES = 17_000
+FRAMEWORK_LINES = 10_000
+LEAF_LINES = 9_000
 MODEL_LINES = 1_500
+
+# What grows by count, not by depth, and what nothing else builds on: doors, commands, measurements, kernels
+# with a reference beside them (docs/decisions/0007).
+LEAVES = [PACKAGE / name for name in ("server", "cli", "bench", "ui.py", "layers/triton")]
 
 # Commands whose parameters are the command line's own flags; typer reads them from the signature.
 COMMANDS = PACKAGE / "cli"
@@ -93,7 +98,9 @@ def test_tests_mirror_the_package(path: Path) -> None:
 def test_the_framework_stays_small_enough_to_hold_in_a_head() -> None:
     lines = {path: len(path.read_text().splitlines()) for path in sources("stentor")}
     of_models = {path for folder in model_folders() for path in folder.rglob("*.py")}
-    assert sum(count for path, count in lines.items() if path not in of_models) <= FRAMEWORK_LINES
+    of_leaves = {path for path in lines if any(path == leaf or leaf in path.parents for leaf in LEAVES)}
+    assert sum(lines[path] for path in lines.keys() - of_models - of_leaves) <= FRAMEWORK_LINES
+    assert sum(lines[path] for path in of_leaves) <= LEAF_LINES
 
 
 @pytest.mark.parametrize("folder", model_folders(), ids=lambda path: path.name)
