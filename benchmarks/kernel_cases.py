@@ -12,11 +12,12 @@ from torch import Tensor
 from stentor.engine import fused_sampler, sampler
 from stentor.engine.model import LMShape
 from stentor.engine.state import BatchState
+from stentor.layers import quantization
 from stentor.layers.attention import AttentionBackend, SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, PrefillSpan
 from stentor.layers.kernels import EagerKernels
 from stentor.layers.rotary import RotaryTable
-from stentor.layers.triton import heads, norm, pointwise, products
+from stentor.layers.triton import heads, norm, pointwise, products, rounding
 from stentor.layers.triton.attention import TritonBackend
 
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM = 2560, 9728, 32, 8, 128
@@ -36,12 +37,15 @@ Run = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """`run` and `reference` give the same numbers; `size_bytes` is read and written once in any case."""
+    """`run` and `reference` give the same numbers, to a relative error of `bound`: each rounds to bfloat16
+    in its own places. `size_bytes` is read and written once in any case.
+    """
 
     name: str
     run: Run
     reference: Run
     size_bytes: int
+    bound: float = 2e-2
 
 
 def randn(device: str, *shape: int, scale: float = 1.0) -> Tensor:
@@ -120,20 +124,57 @@ def sampler_case(rows: int, device: str) -> Case:
     """A draw with top_k and top_p and the step of the state machine, from bfloat16 scores (full of ties)."""
     shape = LMShape(CODEBOOKS, CODEBOOK_SIZE, 1024, 1025, 36, KV_HEADS, HEAD_DIM, 4096, DTYPE)
     logits = randn(device, rows, CODEBOOKS, CODEBOOK_SIZE, scale=3.0)
-    idle = BatchState.allocate(rows, CODEBOOKS, 1, torch.device(device))
-    idle.status.zero_()
-    idle.max_rows.fill_(10**6)
-    idle.guard_rows.fill_(10**6)
-    idle.top_k.fill_(50)
-    idle.top_p.fill_(0.95)
-    idle.noise_key.copy_(torch.randint(2**31, (rows,), device=device))
+    ours = BatchState.allocate(rows, CODEBOOKS, 1, torch.device(device))
+    for numbers, value in (
+        (ours.status, 0),
+        (ours.max_rows, 10**6),
+        (ours.guard_rows, 10**6),
+        (ours.top_k, 50),
+        (ours.top_p, 0.95),
+    ):
+        numbers.fill_(value)
+    ours.noise_key.copy_(torch.randint(2**31, (rows,), device=device))
     # Each keeps a state of its own: both move on, from call to call.
-    states = [BatchState.over(idle.packed.clone(), CODEBOOKS) for _ in range(2)]
+    theirs = BatchState.over(ours.packed.clone(), CODEBOOKS)
     return Case(
         f"sampler {rows}",
-        lambda: fused_sampler.advance(logits, states[0], shape, CODEBOOK_SIZE),
-        lambda: sampler.advance(logits, states[1], shape, CODEBOOK_SIZE),
+        lambda: fused_sampler.advance(logits, ours, shape, CODEBOOK_SIZE),
+        lambda: sampler.advance(logits, theirs, shape, CODEBOOK_SIZE),
         size_of(logits),
+    )
+
+
+def quantised_cases(rows: int, device: str) -> Iterator[Case]:
+    """The largest product with weights of fewer bits, against the library's with the restored weight."""
+    outer, inner = PRODUCTS["gate-up"]
+    x, weight = randn(device, rows, inner), randn(device, outer, inner, scale=inner**-0.5)
+    for scheme in ("int8", "fp8", "int4"):
+        kept = quantization.quantize(weight, scheme)
+        product = products.SkinnyProduct(kept.values, kept.scale if scheme == "int4" else kept.scale[:, 0])
+        restored = quantization.restore(kept, DTYPE)
+        yield Case(
+            f"gate-up {scheme} {rows}",
+            lambda product=product: product(x),
+            lambda restored=restored: torch.nn.functional.linear(x, restored),
+            kept.size_bytes,
+        )
+
+
+def float8_case(rows: int, device: str) -> Case:
+    """Both sides in float8 against bfloat16; the rounding of x is part of it."""
+    outer, inner = PRODUCTS["gate-up"]
+    x, weight = randn(device, rows, inner), randn(device, outer, inner, scale=inner**-0.5)
+    kept = quantization.quantize(weight, "fp8")
+    product, restored = (
+        quantization.Float8Product(kept, rounding.round_rows),
+        quantization.restore(kept, DTYPE),
+    )
+    return Case(
+        f"gate-up fp8 x fp8 {rows}",
+        lambda: product(x),
+        lambda: torch.nn.functional.linear(x, restored),
+        kept.size_bytes + size_of(x),
+        bound=5e-2,
     )
 
 
@@ -206,4 +247,10 @@ def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
     for rows in (1, 2, 4, 8, 16, 64):
         if only_rows in (None, rows):
             yield from product_cases(rows, device)
+    for rows in (1, 8, 64):
+        if only_rows in (None, rows):
+            yield from quantised_cases(rows, device)
+    for rows in (8, 64, 256, 2048):
+        if only_rows in (None, rows):
+            yield float8_case(rows, device)
     yield from attention_cases(device)

@@ -60,6 +60,10 @@ class EngineConfig:
         "auto",
         "'auto', 'sdpa', or on a GPU 'triton', 'flashinfer', 'fa3' or 'sage': see `stentor doctor`.",
     )
+    quantization: Literal["none", "int8", "fp8", "int4"] = setting(
+        "none",
+        "Keep the layers' weights in fewer bits: 'int8' anywhere, 'fp8' or 'int4' on a GPU; codes change.",
+    )
     kernels: Literal["auto", "eager", "triton"] = setting(
         "auto",
         "Who does the work between the products: 'auto' is Triton's kernels on a GPU, PyTorch elsewhere.",

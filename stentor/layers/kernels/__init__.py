@@ -10,6 +10,7 @@ from stentor.errors import ConfigError
 from stentor.layers.context import Place
 from stentor.layers.kernels.eager import EagerKernels
 from stentor.layers.linear import Product
+from stentor.layers.quantization import Scheme
 from stentor.layers.rotary import Turn
 
 __all__ = ["EagerKernels", "Kernels", "choose_kernels", "fuses"]
@@ -69,10 +70,16 @@ def fuses(name: str, device: torch.device) -> bool:
     return name != "eager" and not obstacle
 
 
-def choose_kernels(name: str, device: torch.device) -> Kernels:
-    """The kernels that the setting `name` means on `device`. Raises ConfigError as `fuses` does."""
+def choose_kernels(name: str, device: torch.device, quantization: Scheme = "none") -> Kernels:
+    """The kernels that the setting `name` means on `device`, with weights kept as `quantization` says.
+
+    Raises:
+        ConfigError: as `fuses` does, or because quantised weights need Triton's kernels on a GPU.
+    """
     if not fuses(name, device):
-        return EagerKernels()
+        if quantization != "none" and device.type == "cuda":
+            raise ConfigError(f"--quantization {quantization} needs Triton on a GPU: use --kernels auto")
+        return EagerKernels(quantization)
     from stentor.layers.kernels.fused import FusedKernels
 
-    return FusedKernels()
+    return FusedKernels(quantization)

@@ -4,16 +4,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stentor.layers.context import Place
-from stentor.layers.linear import Linear, Product
+from stentor.layers.linear import Product
+from stentor.layers.quantization import Scheme, make_product
 from stentor.layers.rotary import Turn, rotate
 
 
 class EagerKernels:
     """Implements `Kernels`, an operation after the other."""
 
+    def __init__(self, quantization: Scheme = "none") -> None:
+        self._quantization = quantization
+
     def linear(self, weight: Tensor) -> Product:
         """See `Kernels.linear`."""
-        return Linear(weight)
+        return make_product(weight, self._quantization)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Kernels.rms_norm`."""

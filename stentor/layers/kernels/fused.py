@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from stentor.layers.context import Place
-from stentor.layers.linear import Linear, Product
+from stentor.layers.linear import Product
+from stentor.layers.quantization import Scheme, make_product
 from stentor.layers.rotary import Turn
 from stentor.layers.triton import heads, norm, pointwise
 
@@ -11,9 +12,12 @@ from stentor.layers.triton import heads, norm, pointwise
 class FusedKernels:
     """Implements `Kernels` on a GPU."""
 
+    def __init__(self, quantization: Scheme = "none") -> None:
+        self._quantization = quantization
+
     def linear(self, weight: Tensor) -> Product:
         """See `Kernels.linear`."""
-        return Linear(weight)
+        return make_product(weight, self._quantization)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Kernels.rms_norm`."""

@@ -10,12 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from stentor.layers.quantization import INT4_GROUP
+
 # The kernel takes up to this many rows of x; more are for tensor-core libraries.
 MOST_ROWS = 64
-# Weights of one int4 group share a scale.
-INT4_GROUP = 128
 _COLUMNS = 64
-_INNER = 128
+# An int4 group is one step along the columns.
+_INNER = INT4_GROUP
 # Programs that keep an H100 busy: twice its multiprocessors. Fixed, so that the order of a sum is.
 _PROGRAMS = 264
 
@@ -23,9 +24,8 @@ _PROGRAMS = 264
 class SkinnyProduct:
     """x @ weight.T for a weight [out_features, in_features] and at most `MOST_ROWS` rows.
 
-    `weight` may be floating, int8 or float8_e4m3fn with `scale` float32 [out_features] for each of its rows,
-    or, packed by two, int4 with `scale` [out_features, in_features / INT4_GROUP]: uint8 [out_features,
-    in_features / 2], of which byte j of a group holds its numbers j and j + INT4_GROUP / 2, plus 8.
+    `weight` may be floating, or what `layers.quantization.Quantized` keeps: int8 or float8_e4m3fn with
+    `scale` float32 [out_features], or int4 in pairs with `scale` [out_features, in_features / INT4_GROUP].
     """
 
     def __init__(self, weight: Tensor, scale: Tensor | None = None) -> None:

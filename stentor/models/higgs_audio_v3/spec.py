@@ -120,7 +120,7 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
 
     device, dtype = _arithmetic(config)
     weights = _weights(checkpoint, config, dtype)
-    kernels = choose_kernels(config.engine.kernels, device)
+    kernels = choose_kernels(config.engine.kernels, device, config.engine.quantization)
     model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device, kernels)
     return GenerateStage(Engine(model, config.engine), model.shape)
 

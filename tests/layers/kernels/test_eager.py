@@ -4,6 +4,8 @@ import torch
 
 from stentor.layers.context import Place
 from stentor.layers.kernels import EagerKernels
+from stentor.layers.linear import Linear
+from stentor.layers.quantization import Int8OnCpu
 from stentor.layers.rotary import RotaryTable, rotate
 
 KERNELS = EagerKernels()
@@ -20,6 +22,12 @@ def test_a_norm_is_its_formula_and_comes_after_the_sum() -> None:
     expected = total / (total.square().mean(-1, keepdim=True) + 1e-2).sqrt() * weight
     torch.testing.assert_close(normed, expected)
     torch.testing.assert_close(KERNELS.rms_norm(total, weight, 1e-2), expected)
+
+
+def test_weights_are_kept_as_asked_for() -> None:
+    weight = randn(24, 64).float()
+    assert isinstance(KERNELS.linear(weight), Linear)
+    assert isinstance(EagerKernels("int8").linear(weight), Int8OnCpu)
 
 
 def test_the_first_half_gates_the_second() -> None:

@@ -18,6 +18,7 @@ LAUNCHED = {
     "_norm",
     "_place_heads",
     "_prefill_tile",
+    "_round_rows",
     "_sample",
     "_silu_mul",
     "_skinny_product",

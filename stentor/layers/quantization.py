@@ -1,0 +1,157 @@
+"""Weights in 8 or 4 bits: how they are rounded, and the products that read them as they are.
+
+Each row of a weight (an output channel) has its own scale; int4 has one for each group of a row. Activations
+keep their arithmetic, but for float8 with many rows, where the card multiplies 8 bits faster: there each row
+of x is rounded by its own scale too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stentor.errors import ConfigError
+from stentor.layers.linear import Linear, Product
+
+Scheme = Literal["none", "int8", "fp8", "int4"]
+
+# Weights of one int4 group share a scale.
+INT4_GROUP = 128
+_FLOAT8 = torch.float8_e4m3fn
+_LARGEST = {"int8": 127.0, "fp8": torch.finfo(_FLOAT8).max, "int4": 7.0}
+# Up to this many rows reading the weight is all that counts; more are multiplied in float8.
+_MOST_ROWS_BY_WEIGHT = 16
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A weight [out_features, in_features] as it is kept.
+
+    `values` int8 or float8_e4m3fn [out_features, in_features] with `scale` float32 [out_features, 1]; or, for
+    int4, uint8 [out_features, in_features / 2] with `scale` [out_features, in_features / INT4_GROUP]: byte j
+    of a group holds its numbers j (low bits) and j + INT4_GROUP / 2, plus 8.
+    """
+
+    values: Tensor
+    scale: Tensor
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of values and scales."""
+        return self.values.numel() * self.values.itemsize + self.scale.numel() * self.scale.itemsize
+
+
+def quantize(weight: Tensor, scheme: Scheme) -> Quantized:
+    """Round a weight, symmetrically, to the nearest that `scheme` can say.
+
+    Raises:
+        ConfigError: int4 needs whole groups of columns.
+    """
+    rows, columns = weight.shape
+    if scheme == "int4" and columns % INT4_GROUP:
+        raise ConfigError(
+            f"int4 needs weights with a multiple of {INT4_GROUP} columns, this model has {columns}: use int8"
+        )
+    groups = weight.float().view(rows, columns // INT4_GROUP if scheme == "int4" else 1, -1)
+    # Never zero: a row of zeros stays one.
+    scale = groups.abs().amax(-1).clamp(min=1e-12) / _LARGEST[scheme]
+    numbers = groups / scale[..., None]
+    if scheme == "fp8":
+        return Quantized(numbers.view(rows, columns).to(_FLOAT8), scale)
+    numbers = numbers.round_().clamp_(-_LARGEST[scheme], _LARGEST[scheme])
+    if scheme == "int8":
+        return Quantized(numbers.view(rows, columns).to(torch.int8), scale)
+    low, high = (numbers + 8).to(torch.uint8).chunk(2, dim=-1)
+    return Quantized((low | (high << 4)).view(rows, -1), scale)
+
+
+def restore(weight: Quantized, dtype: torch.dtype) -> Tensor:
+    """The weight that the numbers stand for, [out_features, in_features]."""
+    rows, groups = weight.scale.shape
+    values = weight.values
+    if values.dtype == torch.uint8:
+        pairs = values.view(rows, groups, -1)
+        values = torch.cat((pairs & 15, pairs >> 4), dim=-1).to(torch.int8) - 8
+    return (values.view(rows, groups, -1).float() * weight.scale[..., None]).view(rows, -1).to(dtype)
+
+
+def make_product(weight: Tensor, scheme: Scheme) -> Product:
+    """The product with a weight [out_features, in_features] that is kept as `scheme` says.
+
+    Raises:
+        ConfigError: this device or this model cannot have it.
+    """
+    if scheme == "none":
+        return Linear(weight)
+    if weight.device.type == "cpu":
+        if scheme != "int8":
+            raise ConfigError(f"--quantization {scheme} needs a GPU; a CPU has 'int8'")
+        return Int8OnCpu(quantize(weight, scheme), weight.dtype)
+    from stentor.layers.triton.products import MOST_ROWS, SkinnyProduct
+
+    kept = quantize(weight, scheme)
+    few = SkinnyProduct(kept.values, kept.scale if scheme == "int4" else kept.scale[:, 0])
+    if scheme == "fp8" and torch.cuda.get_device_capability(weight.device) >= (8, 9):
+        from stentor.layers.triton.rounding import round_rows
+
+        return ByRows(_MOST_ROWS_BY_WEIGHT, few, Float8Product(kept, round_rows))
+    return ByRows(MOST_ROWS, few, Restored(kept))
+
+
+class Int8OnCpu:
+    """int8 weights, read as they are by PyTorch's own kernel, whose rows do not feel each other."""
+
+    def __init__(self, weight: Quantized, dtype: torch.dtype) -> None:
+        self._values = weight.values
+        self._scale = weight.scale[:, 0].to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[num_rows, in_features] to [num_rows, out_features]."""
+        return torch._weight_int8pack_mm(x, self._values, self._scale)
+
+
+class ByRows:
+    """One product for up to so many rows, another for more."""
+
+    def __init__(self, most_rows: int, few: Product, many: Product) -> None:
+        self._most_rows, self._few, self._many = most_rows, few, many
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[num_rows, in_features] to [num_rows, out_features]."""
+        return self._few(x) if len(x) <= self._most_rows else self._many(x)
+
+
+class Restored:
+    """For many rows: the weight is restored each time, and the library multiplies it."""
+
+    def __init__(self, weight: Quantized) -> None:
+        self._weight = weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[num_rows, in_features] to [num_rows, out_features]."""
+        return F.linear(x, restore(self._weight, x.dtype))
+
+
+class Float8Product:
+    """For many rows: both sides in float8, each row with its scale, multiplied by the card's 8-bit units."""
+
+    def __init__(self, weight: Quantized, round_rows: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self._values = weight.values.t()
+        self._scale = weight.scale.t()
+        self._round_rows = round_rows
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[num_rows, in_features] to [num_rows, out_features]."""
+        rounded, scale = self._round_rows(x)
+        return torch._scaled_mm(
+            rounded, self._values, scale_a=scale, scale_b=self._scale, out_dtype=torch.bfloat16
+        ).to(x.dtype)
+
+
+def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` [num_rows, size] in float8 and each row's scale, float32 [num_rows, 1]: the kernel's reference."""
+    scale = x.float().abs().amax(-1, keepdim=True).clamp(min=1e-12) / _LARGEST["fp8"]
+    return (x.float() / scale).to(_FLOAT8), scale

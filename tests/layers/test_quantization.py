@@ -1,0 +1,90 @@
+"""Quantised weights are near, small, and their products those of the restored weight."""
+
+import pytest
+import torch
+
+from stentor.errors import ConfigError
+from stentor.layers.linear import Linear
+from stentor.layers.quantization import (
+    ByRows,
+    Float8Product,
+    Restored,
+    make_product,
+    quantize,
+    restore,
+    round_rows,
+)
+
+SCHEMES = ("int8", "fp8", "int4")
+SIZES = {"int8": 1.02, "fp8": 1.02, "int4": 0.54}
+
+
+def error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_weight_is_rounded_to_the_nearest_that_can_be_said_and_kept_small(scheme: str) -> None:
+    # Rows of very different sizes: each has its scale.
+    weight = torch.randn(40, 512) * torch.logspace(-3, 3, 40)[:, None]
+    kept = quantize(weight, scheme)
+    off = (restore(kept, torch.float32) - weight).abs()
+    step = kept.scale.repeat_interleave(512 // kept.scale.shape[1], dim=1)
+    # float8 has three bits behind the point, and equal steps below its smallest exponent.
+    most = torch.maximum(weight.abs() / 16, step / 512) if scheme == "fp8" else step / 2
+    assert (off <= most * 1.001).all()
+    assert kept.size_bytes < SIZES[scheme] * weight.numel()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_can_be_said_is_said_exactly_and_zero_stays_zero(scheme: str) -> None:
+    weight = torch.zeros(3, 256)
+    largest = {"int8": 127, "fp8": 448, "int4": 7}[scheme]
+    weight[1, :5] = torch.tensor([largest, -largest, 1, -1, 2])
+    assert torch.equal(restore(quantize(weight, scheme), torch.float32), weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_on_a_cpu_is_the_product_of_the_restored_weight(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(9, 256).to(dtype), torch.randn(70, 256).to(dtype)
+    expected = x.double() @ restore(quantize(weight, "int8"), torch.float64).T
+    assert error(make_product(weight, "int8")(x), expected) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inner", "outer"), [(48, 128), (256, 512), (768, 257)])
+def test_a_row_of_int8_gives_the_same_bits_in_any_company(dtype: torch.dtype, inner: int, outer: int) -> None:
+    x, product = torch.randn(70, inner).to(dtype), make_product(torch.randn(outer, inner).to(dtype), "int8")
+    whole = product(x)
+    for size in (1, 2, 3, 4, 5, 7, 16, 17, 33, 64, 65):
+        for start in (0, 70 - size):
+            assert torch.equal(product(x[start : start + size]), whole[start : start + size])
+
+
+def test_float8_rounds_both_sides_and_stays_near() -> None:
+    x, weight = torch.randn(20, 256).bfloat16() * 50, torch.randn(64, 256).bfloat16()
+    product = Float8Product(quantize(weight, "fp8"), round_rows)
+    assert error(product(x), x.double() @ weight.double().T) < 0.05
+    rounded, scale = round_rows(x)
+    assert error(rounded.double() * scale, x) < 0.03
+    assert rounded.float().abs().amax(-1).tolist() == [448.0] * 20
+
+
+def test_many_rows_go_another_way_than_few() -> None:
+    weight = quantize(torch.randn(24, 128), "int8")
+    product = ByRows(4, lambda x: x * 0, Restored(weight))
+    x = torch.randn(5, 128)
+    assert not product(x[:4]).any()
+    torch.testing.assert_close(product(x), x @ restore(weight, torch.float32).T)
+
+
+def test_no_quantisation_is_the_plain_product() -> None:
+    assert isinstance(make_product(torch.randn(4, 8), "none"), Linear)
+
+
+def test_what_cannot_be_had_is_refused_with_what_can() -> None:
+    for scheme in ("fp8", "int4"):
+        with pytest.raises(ConfigError, match=f"--quantization {scheme} needs a GPU; a CPU has 'int8'"):
+            make_product(torch.randn(8, 128), scheme)
+    with pytest.raises(ConfigError, match="multiple of 128 columns, this model has 96: use int8"):
+        quantize(torch.randn(8, 96), "int4")
