@@ -140,6 +140,10 @@ class ServerConfig:
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     served_model_name: str = setting("", "Name of the model in the API; empty takes the checkpoint's.")
+    languages: str = setting(
+        "en",
+        "Languages of the voices, as some clients ask (ElevenLabs, Wyoming): ISO 639-1 codes with commas.",
+    )
     max_input_chars: int = setting(4096, "Longest input text, in characters.", minimum=1)
     max_batch_items: int = setting(32, "Texts in one request to say many, at most.", minimum=1)
     default_format: Literal["wav", "pcm", "flac", "mp3", "opus", "aac"] = setting(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from functools import partial
 
 from starlette.responses import Response
@@ -66,19 +67,30 @@ class WatchedResponse(Response):
 
 
 class SpeechAnswer(WatchedResponse):
-    """The answer to one order: its audio as it is made, or one file of true length when all is there."""
+    """The answer to one order: its audio as it is made, or one file of true length when all is there.
 
-    def __init__(self, service: Service, order: Order) -> None:
+    `form` and `refusal` are a dialect's own: what its audio, and an error before there is any, look like.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        order: Order,
+        form: Callable[[int], Form] | None = None,
+        refusal: Callable[[StentorError], Response] = error_response,
+    ) -> None:
         super().__init__(service.write_timeout_s)
         self._service = service
         self._order = order
+        self._make_form = form or partial(make_form, order)
+        self._refusal = refusal
         self._started = False
         self._form: Form | None = None
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `WatchedResponse.answer`; whatever happens, the client gets an answer."""
         try:
-            async with Utterance(self._service, self._order, partial(make_form, self._order)) as utterance:
+            async with Utterance(self._service, self._order, self._make_form) as utterance:
                 async for data in utterance:
                     if not self._started:
                         await self._start(send, utterance, len(data))
@@ -97,7 +109,7 @@ class SpeechAnswer(WatchedResponse):
 
     async def _fail(self, error: StentorError, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._started:
-            return await error_response(error)(scope, receive, send)
+            return await self._refusal(error)(scope, receive, send)
         told = self._form.failure(error) if self._form else None
         if told is not None:
             await self._write(send, told, more=False)

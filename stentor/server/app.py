@@ -19,6 +19,8 @@ from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
 from stentor.server.bodies import FIELDS
 from stentor.server.conversation import Limits
+from stentor.server.elevenlabs import routes as elevenlabs_routes
+from stentor.server.elevenlabs import socket as elevenlabs_socket
 from stentor.server.keys import Keyring
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
@@ -96,7 +98,10 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     app.include_router(speech.router(service, config.server.max_batch_items))
     app.include_router(voices.router(service, store))
     _add_sockets(app, service, config)
-    app.include_router(health.router(admission, info, reader, metrics, store))
+    app.include_router(elevenlabs_routes.router(service, store))
+    server = config.server
+    foreign_models = elevenlabs_routes.models(reader.served_name, server.languages, server.max_input_chars)
+    app.include_router(health.router(admission, info, reader, metrics, store, foreign_models))
     app.include_router(page.router())
     if config.access.admin:
         if not keyring.has_admin:
@@ -113,7 +118,7 @@ def _add_sockets(app: FastAPI, service: Service, config: Config) -> None:
         max_message_bytes=max_body_bytes(config),
         max_pending_chars=config.server.socket_pending_chars,
     )
-    for dialect in (speech_socket, realtime):
+    for dialect in (speech_socket, realtime, elevenlabs_socket):
         app.include_router(dialect.router(service, limits))
 
 

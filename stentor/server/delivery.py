@@ -47,10 +47,11 @@ def make_form(order: Order, sample_rate_hz: int) -> Form:
 class WholeFile:
     """One file of true length, at the end."""
 
-    def __init__(self, format: str, sample_rate_hz: int) -> None:
+    def __init__(self, format: str, sample_rate_hz: int, bit_rate: int | None = None) -> None:
         self.media_type = content_type(format)
         self._format = format
         self._sample_rate_hz = sample_rate_hz
+        self._bit_rate = bit_rate
         self._pieces: list[Array] = []
 
     def piece(self, waveform: Array) -> bytes:
@@ -58,7 +59,8 @@ class WholeFile:
         return b""
 
     def finish(self, last: Audio) -> bytes:
-        return encode_file(np.concatenate(self._pieces), self._format, self._sample_rate_hz)
+        waveform = np.concatenate(self._pieces)
+        return encode_file(waveform, self._format, self._sample_rate_hz, self._bit_rate)
 
     def failure(self, error: StentorError) -> bytes | None:
         return None
@@ -67,9 +69,9 @@ class WholeFile:
 class RawBytes:
     """The bytes of one file in the format, as they are made."""
 
-    def __init__(self, format: str, sample_rate_hz: int) -> None:
+    def __init__(self, format: str, sample_rate_hz: int, bit_rate: int | None = None) -> None:
         self.media_type = content_type(format)
-        self._encoder = Encoder(format, sample_rate_hz)
+        self._encoder = Encoder(format, sample_rate_hz, bit_rate)
 
     def piece(self, waveform: Array) -> bytes:
         return self._encoder.encode(waveform)

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
@@ -15,7 +15,12 @@ from stentor.voices import VoiceStore
 
 
 def router(
-    admission: Admission, info: ModelInfo, reader: Reader, metrics: Metrics, store: VoiceStore
+    admission: Admission,
+    info: ModelInfo,
+    reader: Reader,
+    metrics: Metrics,
+    store: VoiceStore,
+    elevenlabs_models: list[dict[str, Any]],
 ) -> APIRouter:
     """The routes of health, models and metrics."""
     routes = APIRouter()
@@ -38,7 +43,10 @@ def router(
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     @routes.get("/v1/models", summary="The served model, in a list.")
-    async def models() -> dict[str, Any]:
+    async def models(request: Request) -> Any:
+        # Where OpenAI's and ElevenLabs' clients ask for the same path, they show their key in different ways.
+        if "xi-api-key" in request.headers:
+            return elevenlabs_models
         return {"object": "list", "data": [model]}
 
     # A hub id has a slash in it.

@@ -1,0 +1,203 @@
+"""Knows ElevenLabs' HTTP routes, and its way to tell an error."""
+
+import base64
+import json
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from stentor.errors import NotFoundError, OverloadedError, StentorError, TooLargeError
+from stentor.request import Array, Audio
+from stentor.server.answer import SpeechAnswer
+from stentor.server.delivery import Form
+from stentor.server.elevenlabs.bodies import (
+    DEFAULT_FORMAT,
+    SpeechFields,
+    output_format,
+    read,
+    speech_body,
+)
+from stentor.server.errors import error_response, status_of
+from stentor.server.utterance import Service
+from stentor.voices import Voice, VoiceStore
+
+_TIMED = {"alignment": None, "normalized_alignment": None}
+
+FormatName = Annotated[
+    str, Query(description="For example mp3_44100_128, pcm_24000, opus_48000_64, ulaw_8000.")
+]
+
+
+def router(service: Service, voices: VoiceStore) -> APIRouter:
+    """The routes of text to speech and of voices."""
+    routes = APIRouter(route_class=_Route)
+
+    def answer(voice: str, fields: SpeechFields, format_name: str, request: Request, **how: bool) -> Response:
+        format = output_format(format_name)
+        streamed = how.get("streamed", False)
+        body = speech_body(voice, fields, format, streamed=streamed)
+        order = read(service.reader, body, format, fields, request.state.request_id)
+
+        def form(_: int) -> Form:
+            plain = format.form(order.delivery)
+            return _Timed(plain, lines=streamed) if how.get("timed") else plain
+
+        return SpeechAnswer(service, order, form, refusal)
+
+    @routes.post("/v1/text-to-speech/{voice_id}", response_class=Response, summary="ElevenLabs: say a text.")
+    async def whole(
+        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
+    ) -> Response:
+        return answer(voice_id, fields, output_format, request)
+
+    @routes.post(
+        "/v1/text-to-speech/{voice_id}/stream",
+        response_class=Response,
+        summary="ElevenLabs: the same, sent as it is made.",
+    )
+    async def streamed(
+        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
+    ) -> Response:
+        return answer(voice_id, fields, output_format, request, streamed=True)
+
+    @routes.post(
+        "/v1/text-to-speech/{voice_id}/with-timestamps",
+        response_class=Response,
+        summary="ElevenLabs: as JSON, without an alignment.",
+    )
+    async def timed(
+        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
+    ) -> Response:
+        return answer(voice_id, fields, output_format, request, timed=True)
+
+    @routes.post(
+        "/v1/text-to-speech/{voice_id}/stream/with-timestamps",
+        response_class=Response,
+        summary="ElevenLabs: as lines of JSON, without an alignment.",
+    )
+    async def timed_stream(
+        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
+    ) -> Response:
+        return answer(voice_id, fields, output_format, request, timed=True, streamed=True)
+
+    _add_lists(routes, voices)
+    return routes
+
+
+def _add_lists(routes: APIRouter, voices: VoiceStore) -> None:
+    @routes.get("/v1/voices", summary="ElevenLabs: the voices.")
+    async def listing(request: Request) -> dict[str, Any]:
+        known = await run_in_threadpool(voices.all)
+        return {"voices": [_described(voice, request) for voice in known]}
+
+    @routes.get("/v2/voices", summary="ElevenLabs: the voices, on one page.")
+    async def page(request: Request) -> dict[str, Any]:
+        known = await run_in_threadpool(voices.all)
+        told = [_described(voice, request) for voice in known]
+        return {"voices": told, "has_more": False, "total_count": len(told), "next_page_token": None}
+
+    @routes.get("/v1/voices/{voice_id}", summary="ElevenLabs: a voice.")
+    async def show(voice_id: str, request: Request) -> dict[str, Any]:
+        return _described(await run_in_threadpool(voices.about, voice_id), request)
+
+
+def models(served_name: str, languages: str, max_chars: int) -> list[dict[str, Any]]:
+    """The answer to `GET /v1/models` in ElevenLabs' shape."""
+    return [
+        {
+            "model_id": served_name,
+            "name": served_name,
+            "description": "Served by Stentor.",
+            "can_do_text_to_speech": True,
+            **dict.fromkeys(("can_be_finetuned", "can_do_voice_conversion", "can_use_style"), False),
+            **dict.fromkeys(("can_use_speaker_boost", "serves_pro_voices", "requires_alpha_access"), False),
+            "token_cost_factor": 1.0,
+            "max_characters_request_free_user": max_chars,
+            "max_characters_request_subscribed_user": max_chars,
+            "maximum_text_length_per_request": max_chars,
+            "languages": [{"language_id": code, "name": code} for code in languages.split(",") if code],
+            "model_rates": {"character_cost_multiplier": 1.0},
+            "concurrency_group": "standard",
+        }
+    ]
+
+
+def refusal(error: StentorError) -> Response:
+    """An error as ElevenLabs tells it: `{"detail": {status, message}}`, beside OpenAI's object."""
+    response = error_response(error)
+    detail = {"status": status_name(error), "message": error.message, "param": error.param}
+    body = json.dumps({"detail": detail, **json.loads(bytes(response.body))}).encode()
+    unknown = isinstance(error, NotFoundError)
+    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    return Response(body, 404 if unknown else status_of(error), headers)
+
+
+def status_name(error: StentorError) -> str:
+    """ElevenLabs' word for an error."""
+    if isinstance(error, OverloadedError):
+        return "system_busy"
+    if isinstance(error, TooLargeError):
+        return "max_character_limit_exceeded"
+    return error.code or "invalid_request"
+
+
+class _Route(APIRoute):
+    """A route whose refusals are told as ElevenLabs does; a wrong body is 422 as with FastAPI."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_or_refuse(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except StentorError as error:
+                return refusal(error)
+
+        return handle_or_refuse
+
+
+class _Timed:
+    """JSON around the bytes of another form: one object, or a line for each of its parts."""
+
+    media_type = "application/json"
+
+    def __init__(self, inner: Form, *, lines: bool) -> None:
+        self._inner = inner
+        self._end = b"\n" if lines else b""
+
+    def piece(self, waveform: Array) -> bytes:
+        return self._told(self._inner.piece(waveform))
+
+    def finish(self, last: Audio) -> bytes:
+        return self._told(self._inner.finish(last))
+
+    def failure(self, error: StentorError) -> bytes | None:
+        return None
+
+    def _told(self, data: bytes) -> bytes:
+        if not data:
+            return b""
+        return (
+            json.dumps({"audio_base64": base64.b64encode(data).decode("ascii"), **_TIMED}).encode()
+            + self._end
+        )
+
+
+def _described(voice: Voice, request: Request) -> dict[str, Any]:
+    return {
+        "voice_id": voice.id,
+        "name": voice.name,
+        "category": "premade" if voice.preset else "cloned",
+        "description": voice.description,
+        "labels": {} if voice.language is None else {"language": voice.language},
+        "preview_url": str(request.url_for("preview", name=voice.id)),
+        "samples": None,
+        "settings": None,
+        "available_for_tiers": [],
+        "high_quality_base_model_ids": [],
+        "is_owner": not voice.preset,
+    }
