@@ -40,7 +40,7 @@ class Linear:
         return F.linear(x, self._weight)
 
     def _packed_product(self, x: Tensor) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._weight, None, "none", [], "")
         return product
 
 

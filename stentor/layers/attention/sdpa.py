@@ -24,6 +24,9 @@ class SdpaBackend:
     gathers = True
     plans = True
 
+    def __init__(self) -> None:
+        self._planned: tuple[DecodeBatch, tuple[Tensor, Tensor]] | None = None
+
     def __call__(self, q: Tensor, cache: Tensor, batch: Batch) -> Tensor:
         """See `AttentionBackend`."""
         if isinstance(batch, DecodeBatch):
@@ -37,19 +40,26 @@ class SdpaBackend:
         return torch.cat((*attended, padding))
 
     def _decode(self, q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
-        batch_size, num_blocks = batch.block_tables.shape
-        length = num_blocks * cache.shape[1]
-        gathered = cache.index_select(0, batch.block_tables.flatten())
-        gathered = gathered.view(batch_size, length, *cache.shape[2:]).to(q.dtype)
+        blocks, mask = self._plan(batch, cache.shape[1])
+        gathered = cache.index_select(0, blocks).view(len(q), -1, *cache.shape[2:]).to(q.dtype)
         k, v = gathered.transpose(1, 2).chunk(2, dim=1)
-        mask = torch.arange(length, device=q.device) <= batch.positions[:, None]
         # The heads of one group share their keys: as extra query positions they need no repeated keys.
-        grouped = q.view(batch_size, k.shape[1], -1, q.shape[-1])
+        grouped = q.view(len(q), k.shape[1], -1, q.shape[-1])
+        if grouped.shape[2] <= _MOST_DECODE_QUERIES:
+            return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(len(q), -1)
         attended = [
-            F.scaled_dot_product_attention(part, k, v, attn_mask=mask[:, None, None, :])
+            F.scaled_dot_product_attention(part, k, v, attn_mask=mask)
             for part in torch.split(grouped, _MOST_DECODE_QUERIES, dim=2)
         ]
-        return torch.cat(attended, dim=2).view(batch_size, -1)
+        return torch.cat(attended, dim=2).view(len(q), -1)
+
+    def _plan(self, batch: DecodeBatch, block_size: int) -> tuple[Tensor, Tensor]:
+        """The blocks to gather, and which of their positions each sequence sees; made once for all layers."""
+        if self._planned is None or self._planned[0] is not batch:
+            length = batch.block_tables.shape[1] * block_size
+            mask = torch.arange(length, device=batch.positions.device) <= batch.positions[:, None]
+            self._planned = batch, (batch.block_tables.flatten(), mask[:, None, None, :])
+        return self._planned[1]
 
     def _prefill(self, q: Tensor, cache: Tensor, span: PrefillSpan, table: Tensor) -> Tensor:
         first, end = span.context - len(q), -(-span.context // _PREFILL_TILE) * _PREFILL_TILE

@@ -1,5 +1,6 @@
 """The reference of every kernel, in PyTorch's own operations: runs anywhere, and is the CPU's."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,12 +22,12 @@ class EagerKernels:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Kernels.rms_norm`."""
-        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+        return normalised(x, eps) * weight
 
     def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """See `Kernels.add_rms_norm`."""
         x = x + delta
-        return x, F.rms_norm(x, (x.shape[-1],), weight, eps)
+        return x, normalised(x, eps) * weight
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         """See `Kernels.silu_mul`."""
@@ -37,9 +38,8 @@ class EagerKernels:
         """See `Kernels.place_heads`."""
         num_heads = 2 * len(norm) - qkv.shape[1]
         qk, kv = qkv[:, : len(norm)], qkv[:, num_heads:]
-        normed = F.rms_norm(qk, (qkv.shape[-1],), None, eps)
         # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
-        qk.copy_(rotate(normed.mul_(norm), *turn))
+        qk.copy_(rotate(normalised(qk, eps) * norm, *turn))
         cache = place.cache
         cache.view(-1, *cache.shape[2:]).index_copy_(0, place.slots, kv.to(cache.dtype))
         return qkv[:, :num_heads]
@@ -48,3 +48,16 @@ class EagerKernels:
         """See `Kernels.embed_codes`."""
         # The sum stays in the model's dtype, as in training: a float32 sum drifts away from it step by step.
         return F.embedding(rows.clamp(min=0) + offsets, table).sum(dim=1)
+
+
+def normalised(x: Tensor, eps: float) -> Tensor:
+    """x [..., size] / sqrt(mean(x^2) + eps).
+
+    PyTorch has one kernel for a LayerNorm on a CPU, but eight for an RMSNorm. Over x and -x together the mean is
+    0 and the variance that of x, so the LayerNorm of both is the RMSNorm of each.
+    """
+    size = x.shape[-1]
+    if not x.is_cpu:
+        return F.rms_norm(x, (size,), None, eps)
+    both = torch.cat((x, -x), dim=-1)
+    return torch.layer_norm(both, (2 * size,), None, None, eps).narrow(-1, 0, size)
