@@ -26,6 +26,9 @@ class ModelConfig:
     load_format: Literal["auto", "dummy"] = setting(
         "auto", "'dummy' fills the checkpoint's configuration with random weights (for benchmarks)."
     )
+    cache_folder: str = setting(
+        "", "Folder that keeps compiled kernels (see `stentor warmup`); empty means the libraries' own."
+    )
     device: str = setting("auto", "Where the model runs: 'auto', 'cpu', 'cuda' or 'cuda:N'.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = setting(
         "auto",
@@ -53,6 +56,7 @@ class EngineConfig:
         "Prompt positions that one step may compute beside what runs; a longer prompt takes several steps.",
         minimum=1,
     )
+    cuda_graphs: bool = setting(True, "Capture steps and short prefills as CUDA graphs (on a GPU).")
     overlap: Literal["auto", "on", "off"] = setting(
         "auto", "Launch a step before the last one has been read; 'auto' does so on a GPU."
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stentor import __version__
-from stentor.cli import bench, codes, doctor, say, serve, voices
+from stentor.cli import bench, codes, doctor, say, serve, voices, warmup
 from stentor.errors import StentorError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("say")(say.say)
 app.add_typer(codes.app, name="codes")
 app.add_typer(voices.app, name="voices")
 app.command("doctor")(doctor.doctor)
+app.command("warmup")(warmup.warmup)
 app.add_typer(bench.app, name="bench")
 
 

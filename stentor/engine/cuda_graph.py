@@ -82,9 +82,9 @@ class StepGraphs:
         replay()
         return record[:size]
 
-    def warm_up(self, candidates: int) -> None:
+    def warm_up(self, candidates: int, largest_only: bool = False) -> None:
         """Capture the usual graphs, the largest first: the smaller ones fit into its memory."""
-        for size in reversed(self._sizes):
+        for size in self._sizes[:: -len(self._sizes) if largest_only else -1]:
             self._graph(size, self._width(1), candidates)
 
     def _width(self, num_blocks: int) -> int:
@@ -144,9 +144,9 @@ class PrefillGraphs:
         replay()
         return result
 
-    def warm_up(self, candidates: int) -> None:
+    def warm_up(self, candidates: int, largest_only: bool = False) -> None:
         """Capture the usual graphs, the largest first."""
-        for shape in reversed(self._shapes):
+        for shape in self._shapes[:: -len(self._shapes) if largest_only else -1]:
             self._graph(shape, candidates)
 
     def _graph(

@@ -1,17 +1,22 @@
 """The autoregressive loop: add sequences, step them all, abort any."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from stentor.config import EngineConfig
 from stentor.engine.block_manager import BlockManager
-from stentor.engine.kv_cache import KVCache, count_blocks
+from stentor.engine.kv_cache import KVCache
+from stentor.engine.memory import count_blocks, free_bytes, report
 from stentor.engine.model import SpeechLM
 from stentor.engine.model_runner import ModelRunner
 from stentor.engine.sampler import choose_advance
 from stentor.engine.scheduler import Chunk, Plan, Scheduler
 from stentor.engine.sequence import Output, Sequence
 from stentor.engine.state import Status
+from stentor.errors import OverloadedError
 from stentor.layers.attention import choose_backend
 from stentor.request import Array, FinishReason
 
@@ -39,20 +44,17 @@ class Engine:
 
     def __init__(self, model: SpeechLM, config: EngineConfig) -> None:
         self.max_context = min(config.max_context, model.shape.max_positions)
-        num_blocks = count_blocks(model.shape, config, self.max_context, model.device)
+        steps_bytes = self._measure_steps(model, config)
+        num_blocks = count_blocks(model.shape, config, self.max_context, model.device, steps_bytes)
         self._blocks = BlockManager(num_blocks, config.block_size, config.prefix_caching)
         self._scheduler = Scheduler(self._blocks, config.max_running_requests, config.max_prefill_tokens)
-        self._runner = ModelRunner(
-            model,
-            choose_backend(config.attention_backend, model.device),
-            KVCache(model.shape, num_blocks, config.block_size, model.device),
-            config.max_running_requests,
-            self.max_context,
-            choose_advance(config.kernels, model.device),
-        )
+        self._runner = self._make_runner(model, config, num_blocks)
+        self._runner.warm_up()
+        report(model.shape, num_blocks, config.block_size, steps_bytes, model.device)
         on_gpu = model.device.type == "cuda"
         self._overlaps = on_gpu if config.overlap == "auto" else config.overlap == "on"
         self._flight: _Flight | None = None
+        self._refused: list[Output] = []
         self._arrivals = 0
         self._prefilled_tokens = 0
         self._cached_tokens = 0
@@ -71,7 +73,8 @@ class Engine:
             flight = self._launch()
             if self._overlaps:
                 flight, self._flight = self._flight, flight
-            return self._collect(flight) if flight else []
+            refused, self._refused = self._refused, []
+            return refused + (self._collect(flight) if flight else [])
 
     def abort(self, sequence_id: str) -> None:
         """Forget a sequence, wherever it is, and free its blocks."""
@@ -96,18 +99,70 @@ class Engine:
             "preemptions": self._preemptions,
         }
 
+    def _make_runner(self, model: SpeechLM, config: EngineConfig, num_blocks: int) -> ModelRunner:
+        return ModelRunner(
+            model,
+            choose_backend(config.attention_backend, model.device),
+            KVCache(model.shape, num_blocks, config.block_size, model.device),
+            config.max_running_requests,
+            self.max_context,
+            choose_advance(config.kernels, model.device),
+            graphs=config.cuda_graphs,
+        )
+
+    def _measure_steps(self, model: SpeechLM, config: EngineConfig) -> int:
+        """Bytes of the device that the largest steps, their graphs and the state take beside the cache."""
+        if model.device.type != "cuda":
+            return 0
+        least_blocks = -(-self.max_context // config.block_size) + 1
+        before_bytes = free_bytes(model.device)
+        trial = self._make_runner(model, config, least_blocks)
+        trial.warm_up(largest_only=True)
+        used_bytes = before_bytes - free_bytes(model.device)
+        del trial
+        gc.collect()
+        torch.cuda.empty_cache()
+        return max(0, used_bytes - least_blocks * config.block_size * model.shape.position_bytes)
+
     def _launch(self) -> _Flight | None:
         """Begin the next step, if there is one; nothing here waits or looks at each sequence."""
         plan, scheduler = self._scheduler.plan(), self._scheduler
         self._apply(plan)
         num_fresh = sum(chunk.completes for chunk in plan.chunks)
         num_decoding = len(scheduler.running) - num_fresh
+        drawing = scheduler.running[:num_decoding]
         if num_decoding:
             self._runner.decode(num_decoding, scheduler.longest)
         if plan.chunks:
-            self._runner.prefill(plan.chunks, num_decoding)
-            self._note(plan.chunks)
-        return _Flight(list(scheduler.running), self._runner.land()) if scheduler.running else None
+            drawing += self._prefill(plan.chunks)
+        return _Flight(drawing, self._runner.land()) if drawing else None
+
+    def _prefill(self, chunks: list[Chunk]) -> list[Sequence]:
+        """Compute the chunks together; if memory runs out, one by one, and refuse those that fail alone.
+
+        Returns:
+            The sequences that drew their first row, in the order of their records.
+        """
+        complete = [chunk.sequence for chunk in chunks if chunk.completes]
+        try:
+            self._runner.prefill(chunks, (complete[0].slot or 0) if complete else 0)
+        except torch.OutOfMemoryError:
+            if len(chunks) > 1:
+                return [sequence for chunk in chunks for sequence in self._prefill([chunk])]
+            self._refuse(chunks[0].sequence)
+            return []
+        for chunk in chunks:
+            self._note(chunk)
+        return complete
+
+    def _refuse(self, sequence: Sequence) -> None:
+        """End a sequence for which there is no memory, with an error of its own."""
+        error = OverloadedError(
+            f"the device has no memory for a prompt of {len(sequence.prompt)} positions now: "
+            "try again later, or lower --max-prefill-tokens or --kv-cache-bytes"
+        )
+        self._refused.append(Output(sequence, sequence.rows[:0], error=error))
+        self._remove(sequence)
 
     def _apply(self, plan: Plan) -> None:
         """Carry out the plan on the device, but for the prefill."""
@@ -122,13 +177,12 @@ class Engine:
         if plan.preempted or plan.admitted:
             self._runner.set_sampling(self._scheduler.running)
 
-    def _note(self, chunks: list[Chunk]) -> None:
-        """Count what is computed of the prompts, and let the complete ones be found."""
-        for chunk in chunks:
-            self._prefilled_tokens += chunk.end - chunk.start
-            if chunk.completes:
-                self._cached_tokens += chunk.sequence.num_cached
-                self._blocks.publish(chunk.sequence)
+    def _note(self, chunk: Chunk) -> None:
+        """Count what was computed of a prompt, and let a complete one be found."""
+        self._prefilled_tokens += chunk.end - chunk.start
+        if chunk.completes:
+            self._cached_tokens += chunk.sequence.num_cached
+            self._blocks.publish(chunk.sequence)
 
     def _collect(self, flight: _Flight) -> list[Output]:
         outputs: list[Output] = []

@@ -1,13 +1,9 @@
-"""The paged keys and values of one engine, and how many blocks the memory allows."""
-
-import os
+"""The paged keys and values of one engine."""
 
 import torch
 from torch import Tensor
 
-from stentor.config import EngineConfig
 from stentor.engine.model import LMShape
-from stentor.errors import ConfigError
 
 
 class KVCache:
@@ -33,36 +29,3 @@ class KVCache:
 
     def _index(self, blocks: list[int]) -> Tensor:
         return torch.tensor(blocks, dtype=torch.int64, device=self.data.device)
-
-
-def count_blocks(shape: LMShape, config: EngineConfig, max_context: int, device: torch.device) -> int:
-    """Blocks of the cache, with block 0: as configured in bytes, else enough for every running request.
-
-    Raises:
-        ConfigError: they cannot hold even one sequence of `max_context` positions.
-    """
-    block_bytes = shape.position_bytes * config.block_size
-    per_sequence = -(-max_context // config.block_size)
-    if config.kv_cache_bytes:
-        num_blocks = config.kv_cache_bytes // block_bytes
-    else:
-        wanted = config.max_running_requests * per_sequence + 1
-        num_blocks = min(wanted, int(_free_bytes(device) * 0.8) // block_bytes)
-    if num_blocks < per_sequence + 1:
-        raise ConfigError(
-            f"the KV cache has room for {num_blocks} blocks of {config.block_size} positions, but one "
-            f"sequence of {max_context} positions needs {per_sequence + 1}: raise --kv-cache-bytes to at "
-            f"least {(per_sequence + 1) * block_bytes} or lower --max-context"
-        )
-    return num_blocks
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as lines:
-            # In KiB; counts what the system would give up of its file cache, which free pages do not.
-            return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
-    except OSError:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

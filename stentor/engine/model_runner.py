@@ -81,12 +81,16 @@ class ModelRunner:
         """Within it, what is enqueued goes to the runner's own stream."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def warm_up(self) -> int:
-        """Compile and capture whatever a usual request needs; the number of graphs, none without a GPU."""
+    def warm_up(self, *, largest_only: bool = False) -> int:
+        """Compile and capture whatever a usual request needs, or only what takes the most memory.
+
+        Returns:
+            How many graphs there are; none without a GPU.
+        """
         with self.in_order():
             for graphs in (self._graphs, self._prefill_graphs):
                 if graphs is not None:
-                    graphs.warm_up(_USUAL_CANDIDATES if self._ranks_few else 0)
+                    graphs.warm_up(_USUAL_CANDIDATES if self._ranks_few else 0, largest_only)
         return sum(len(graphs) for graphs in (self._graphs, self._prefill_graphs) if graphs is not None)
 
     def decode(self, size: int, longest: int) -> None:

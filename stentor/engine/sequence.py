@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from stentor.errors import RequestError
+from stentor.errors import RequestError, StentorError
 from stentor.request import Array, FinishReason, SamplingParams, Usage
 
 
@@ -66,11 +66,15 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Output:
-    """What one step gave one sequence: frames uint16 [0 or 1, num_codebooks], and why it ended, if it did."""
+    """What one step gave one sequence: frames uint16 [0 or 1, num_codebooks], and why it ended, if it did.
+
+    With an `error` it has ended without having been computed.
+    """
 
     sequence: Sequence
     frames: Array
     finish_reason: FinishReason | None = None
+    error: StentorError | None = None
 
 
 def delay(codes: Array, begin_code: int, end_code: int) -> Array:

@@ -5,7 +5,7 @@ import numpy as np
 from stentor.engine.engine import Engine
 from stentor.engine.model import LMShape
 from stentor.engine.sequence import Output, Sequence, delay
-from stentor.errors import RequestError
+from stentor.errors import RequestError, to_failure
 from stentor.request import Array, Frames, Prompt
 from stentor.stages.base import Payload
 
@@ -62,6 +62,8 @@ class GenerateStage:
     def _payload(self, output: Output) -> Payload:
         sequence, reason = output.sequence, output.finish_reason
         prompt = self._prompts.pop(sequence.id, None)
+        if output.error is not None:
+            return Payload(sequence.id, last=True, failure=to_failure(output.error))
         frames = Frames(
             # A special code that was drawn in the middle of the content is silenced, not clamped: clamping
             # would turn it into a loud neighbour.

@@ -9,6 +9,7 @@ import torch
 
 from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
+from stentor.engine.scheduler import Chunk
 from stentor.engine.sequence import Sequence
 from stentor.request import FinishReason, SamplingParams
 from tests.checkpoints import Recipe
@@ -109,10 +110,11 @@ def test_seeded_rows_equal_those_of_the_uncached_model() -> None:
         assert np.array_equal(rows, oracle.continuation(prompt, rows, 2**33 * i + 5, tolerance=1e-3))
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["grouped", "wide"])
 def test_a_seed_gives_the_same_scores_and_rows_in_any_company(name: str, dtype: torch.dtype) -> None:
-    recipe, max_rows = RECIPES[name], 40
+    recipe, max_rows = RECIPES[name], 32
     model = make_lm(recipe, dtype)
     alone: dict[str, Story] = {}
     for sequence in sampled(recipe, max_rows):
@@ -306,3 +308,32 @@ def test_random_adds_and_aborts_lose_no_block_and_forget_nobody(seed: int, overl
     assert {name for name, story in stories.items() if story.reason is None} <= aborted
     assert rig.engine.stats()["preemptions"] > 0
     assert rig.engine._blocks.num_available == rig.engine._blocks.num_blocks - 1
+
+
+def test_a_prompt_without_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_lm(SMALL)
+    names = ["a", "huge", "b", "vast", "c"]
+    sequences = {name: greedy(name, random_prompt(SMALL, i, text=20), 12) for i, name in enumerate(names)}
+    alone: dict[str, Story] = {}
+    for name in "abc":
+        alone |= Rig(model).run([replace(sequences[name])])
+    engine = Engine(model, EngineConfig(max_context=256))
+    prefill = engine._runner.prefill
+
+    def crowded(chunks: list[Chunk], first_slot: int) -> None:
+        if {chunk.sequence.id for chunk in chunks} & {"huge", "vast"}:
+            raise torch.OutOfMemoryError
+        prefill(chunks, first_slot)
+
+    monkeypatch.setattr(engine._runner, "prefill", crowded)
+    for sequence in sequences.values():
+        engine.add(sequence)
+    outputs = engine.step()
+    errors = {output.sequence.id: output.error for output in outputs if output.error}
+    assert errors.keys() == {"huge", "vast"}
+    assert "no memory for a prompt of 20 positions" in str(errors["huge"])
+    while engine.has_work():
+        engine.step()
+    for name in "abc":
+        assert np.array_equal(sequences[name].rows[:12], alone[name].rows)
+    assert engine.stats()["kv_blocks_used"] == 0

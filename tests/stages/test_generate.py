@@ -8,7 +8,7 @@ import pytest
 from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
 from stentor.engine.sequence import Output, Sequence
-from stentor.errors import RequestError
+from stentor.errors import OverloadedError, RequestError
 from stentor.request import FinishReason, Frames, Prompt, SamplingParams, SpeechRequest
 from stentor.stages.base import Payload
 from stentor.stages.generate import GenerateStage, prompt_matrix
@@ -146,6 +146,16 @@ def test_special_codes_amid_the_content_are_silenced() -> None:
     assert frames(payload).codes.tolist() == [[0, 1, 1023, 0, 0, 5, 6, 7]]
     assert frames(payload).codes.dtype == np.uint16
     assert drawn.tolist() == [[0, 1, 1023, BEGIN, END, 5, 6, 7]]
+
+
+def test_what_the_engine_refused_ends_in_its_error() -> None:
+    sequence = Sequence("r", random_prompt(RECIPE, 0), SamplingParams(), 20)
+    refused = Output(sequence, sequence.rows[:0], error=OverloadedError("no memory"))
+    stage = GenerateStage(ScriptedEngine([refused]), MODEL.shape)  # type: ignore[arg-type]
+    (payload,) = stage.step()
+    assert (payload.request_id, payload.last, payload.data) == ("r", True, None)
+    assert payload.failure is not None
+    assert (payload.failure.kind, payload.failure.message) == ("OverloadedError", "no memory")
 
 
 def test_a_closed_stage_holds_no_request() -> None:

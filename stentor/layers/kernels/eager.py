@@ -53,8 +53,8 @@ class EagerKernels:
 def normalised(x: Tensor, eps: float) -> Tensor:
     """x [..., size] / sqrt(mean(x^2) + eps).
 
-    PyTorch has one kernel for a LayerNorm on a CPU, but eight for an RMSNorm. Over x and -x together the mean is
-    0 and the variance that of x, so the LayerNorm of both is the RMSNorm of each.
+    PyTorch has one kernel for a LayerNorm on a CPU, but eight for an RMSNorm. Over x and -x together the mean
+    is 0 and the variance that of x, so the LayerNorm of both is the RMSNorm of each.
     """
     size = x.shape[-1]
     if not x.is_cpu:

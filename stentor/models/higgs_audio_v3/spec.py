@@ -113,6 +113,9 @@ def build_encode(checkpoint: Path, config: Config) -> Stage:
 
 def build_generate(checkpoint: Path, config: Config) -> Stage:
     """The stage that runs the language model."""
+    from stentor.engine.compilations import keep_in
+
+    keep_in(config.model.cache_folder)
     from stentor.engine.engine import Engine
     from stentor.layers.kernels import choose_kernels
     from stentor.models.higgs_audio_v3.lm import HiggsLM

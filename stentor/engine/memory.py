@@ -1,0 +1,73 @@
+"""What memory goes where: how many blocks of the KV cache there can be, and one line that says it all."""
+
+import logging
+import os
+
+import torch
+
+from stentor.config import EngineConfig
+from stentor.engine.model import LMShape
+from stentor.errors import ConfigError
+
+# Of what is free, this share is left to the other stages and to what nobody foresaw.
+_SHARE_LEFT = 0.2
+
+_LOG = logging.getLogger(__name__)
+
+
+def count_blocks(
+    shape: LMShape, config: EngineConfig, max_context: int, device: torch.device, needed_bytes: int = 0
+) -> int:
+    """Blocks of the cache, with block 0: as configured in bytes, else enough for every running request.
+
+    `needed_bytes` of what is free now will be taken by steps and graphs.
+
+    Raises:
+        ConfigError: they cannot hold even one sequence of `max_context` positions, or there is less memory.
+    """
+    block_bytes = shape.position_bytes * config.block_size
+    per_sequence = -(-max_context // config.block_size)
+    room_bytes = free_bytes(device) - needed_bytes
+    if config.kv_cache_bytes:
+        num_blocks = config.kv_cache_bytes // block_bytes
+        if num_blocks * block_bytes > room_bytes:
+            raise ConfigError(
+                f"--kv-cache-bytes is {config.kv_cache_bytes}, but beside weights and steps {device} has "
+                f"only {max(0, room_bytes)} bytes free: lower it, or leave it at 0"
+            )
+    else:
+        wanted = config.max_running_requests * per_sequence + 1
+        num_blocks = min(wanted, int(room_bytes * (1 - _SHARE_LEFT)) // block_bytes)
+    if num_blocks < per_sequence + 1:
+        raise ConfigError(
+            f"the KV cache has room for {num_blocks} blocks of {config.block_size} positions, but one "
+            f"sequence of {max_context} positions needs {per_sequence + 1}: raise --kv-cache-bytes to at "
+            f"least {(per_sequence + 1) * block_bytes} or lower --max-context"
+        )
+    return num_blocks
+
+
+def report(shape: LMShape, num_blocks: int, block_size: int, steps_bytes: int, device: torch.device) -> None:
+    """Log what the engine takes: weights, steps with their graphs, keys and values, and what is left."""
+    cache_bytes = num_blocks * block_size * shape.position_bytes
+    parts = [f"keys and values {_size(cache_bytes)} ({(num_blocks - 1) * block_size} positions)"]
+    if device.type == "cuda":
+        weights_bytes = torch.cuda.memory_allocated(device) - cache_bytes
+        parts = [f"weights {_size(weights_bytes)}", f"steps and graphs {_size(steps_bytes)}", *parts]
+    _LOG.info("memory on %s: %s; %s left free", device, ", ".join(parts), _size(free_bytes(device)))
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a process could still get."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as lines:
+            # In KiB; counts what the system would give up of its file cache, which free pages do not.
+            return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB"
