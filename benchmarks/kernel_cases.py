@@ -225,6 +225,19 @@ def attention_cases(
         )
 
 
+def float8_cache_case(device: str) -> Case:
+    """Decode from a cache in float8, against the same numbers in bfloat16."""
+    wide, batch = attention_inputs([800] * 64, device)
+    cache = wide.to(torch.float8_e4m3fn)
+    q, restored = randn(device, 64, HEADS, HEAD_DIM), cache.to(DTYPE)
+    return Case(
+        "triton decode fp8 64 x 800",
+        lambda: TritonBackend()(q, cache, batch),
+        lambda: SdpaBackend()(q, restored, batch),
+        2 * size_of(q) + size_of(cache),
+    )
+
+
 def _attention_case(
     name: str, backend: AttentionBackend, cache: Tensor, batch: Batch, tokens: int, length: int
 ) -> Case:
@@ -254,3 +267,4 @@ def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
         if only_rows in (None, rows):
             yield float8_case(rows, device)
     yield from attention_cases(device)
+    yield float8_cache_case(device)

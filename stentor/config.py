@@ -68,6 +68,16 @@ class EngineConfig:
         "none",
         "Keep the layers' weights in fewer bits: 'int8' anywhere, 'fp8' or 'int4' on a GPU; codes change.",
     )
+    kv_cache_dtype: Literal["auto", "fp8"] = setting(
+        "auto",
+        "Numbers of the KV cache: 'auto' is the model's arithmetic, 'fp8' half of its bytes; codes change.",
+    )
+    own_product_rows: int = setting(
+        0,
+        "Products of up to this many rows are our own kernel's on a GPU, not the library's; see gpu_all.sh.",
+        minimum=0,
+        maximum=64,
+    )
     kernels: Literal["auto", "eager", "triton"] = setting(
         "auto",
         "Who does the work between the products: 'auto' is Triton's kernels on a GPU, PyTorch elsewhere.",

@@ -9,7 +9,7 @@ import torch
 from stentor.config import EngineConfig
 from stentor.engine.block_manager import BlockManager
 from stentor.engine.kv_cache import KVCache
-from stentor.engine.memory import count_blocks, free_bytes, report
+from stentor.engine.memory import cache_shape, count_blocks, free_bytes, report
 from stentor.engine.model import SpeechLM
 from stentor.engine.model_runner import ModelRunner
 from stentor.engine.sampler import choose_advance
@@ -45,12 +45,13 @@ class Engine:
     def __init__(self, model: SpeechLM, config: EngineConfig) -> None:
         self.max_context = min(config.max_context, model.shape.max_positions)
         steps_bytes = self._measure_steps(model, config)
-        num_blocks = count_blocks(model.shape, config, self.max_context, model.device, steps_bytes)
+        shape = cache_shape(model.shape, config)
+        num_blocks = count_blocks(shape, config, self.max_context, model.device, steps_bytes)
         self._blocks = BlockManager(num_blocks, config.block_size, config.prefix_caching)
         self._scheduler = Scheduler(self._blocks, config.max_running_requests, config.max_prefill_tokens)
         self._runner = self._make_runner(model, config, num_blocks)
         self._runner.warm_up()
-        report(model.shape, num_blocks, config.block_size, steps_bytes, model.device)
+        report(shape, num_blocks, config.block_size, steps_bytes, model.device)
         on_gpu = model.device.type == "cuda"
         self._overlaps = on_gpu if config.overlap == "auto" else config.overlap == "on"
         self._flight: _Flight | None = None
@@ -103,7 +104,7 @@ class Engine:
         return ModelRunner(
             model,
             choose_backend(config.attention_backend, model.device),
-            KVCache(model.shape, num_blocks, config.block_size, model.device),
+            KVCache(cache_shape(model.shape, config), num_blocks, config.block_size, model.device),
             config.max_running_requests,
             self.max_context,
             choose_advance(config.kernels, model.device),
@@ -122,7 +123,9 @@ class Engine:
         del trial
         gc.collect()
         torch.cuda.empty_cache()
-        return max(0, used_bytes - least_blocks * config.block_size * model.shape.position_bytes)
+        return max(
+            0, used_bytes - least_blocks * config.block_size * cache_shape(model.shape, config).position_bytes
+        )
 
     def _launch(self) -> _Flight | None:
         """Begin the next step, if there is one; nothing here waits or looks at each sequence."""

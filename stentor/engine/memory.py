@@ -2,17 +2,35 @@
 
 import logging
 import os
+from dataclasses import replace
 
 import torch
 
 from stentor.config import EngineConfig
 from stentor.engine.model import LMShape
 from stentor.errors import ConfigError
+from stentor.layers.attention import BACKENDS
 
 # Of what is free, this share is left to the other stages and to what nobody foresaw.
 _SHARE_LEFT = 0.2
 
 _LOG = logging.getLogger(__name__)
+
+
+def cache_shape(shape: LMShape, config: EngineConfig) -> LMShape:
+    """`shape` with the dtype of its cache: the model's own, or float8 as configured.
+
+    Raises:
+        ConfigError: the attention backend that is asked for does not read float8.
+    """
+    if config.kv_cache_dtype == "auto":
+        return shape
+    offer = BACKENDS.get(config.attention_backend)
+    if offer is not None and not offer.reads_float8:
+        raise ConfigError(
+            f"--kv-cache-dtype fp8 does not go with --attention-backend {config.attention_backend}: use auto"
+        )
+    return replace(shape, dtype=torch.float8_e4m3fn)
 
 
 def count_blocks(

@@ -7,9 +7,12 @@ import torch
 
 from stentor.config import EngineConfig
 from stentor.engine import memory
-from stentor.engine.memory import count_blocks, report
+from stentor.engine.memory import cache_shape, count_blocks, report
 from stentor.engine.model import LMShape
 from stentor.errors import ConfigError
+from tests.checkpoints import Recipe
+from tests.engine.harness import Rig, make_lm
+from tests.engine.oracle import greedy, random_prompt
 
 SHAPE = LMShape(8, 1026, 1024, 1025, 3, 2, 4, 4096, torch.float32)
 BLOCK_BYTES = 16 * SHAPE.position_bytes
@@ -70,3 +73,20 @@ def test_the_log_says_what_goes_where(caplog: pytest.LogCaptureFixture) -> None:
         report(SHAPE, 33, 16, 0, CPU)
     assert "memory on cpu: keys and values 0.00 GiB (512 positions); " in caplog.text
     assert "left free" in caplog.text
+
+
+def test_a_cache_in_float8_takes_half_the_bytes_of_bfloat16_and_serves() -> None:
+    recipe = Recipe(seed=3, with_codec=False)
+    model = make_lm(recipe, torch.bfloat16)
+    position_bytes = model.shape.position_bytes // 2
+    assert cache_shape(model.shape, EngineConfig(kv_cache_dtype="fp8")).position_bytes == position_bytes
+    # Tight enough that sequences are put aside and come back.
+    rig = Rig(model, kv_cache_dtype="fp8", max_context=128, kv_cache_bytes=11 * 16 * position_bytes)
+    stories = rig.run([greedy(f"s{i}", random_prompt(recipe, i), 60) for i in range(3)])
+    assert all(story.reason is not None for story in stories.values())
+
+
+def test_a_backend_that_does_not_read_float8_is_refused() -> None:
+    config = EngineConfig(kv_cache_dtype="fp8", attention_backend="fa3")
+    with pytest.raises(ConfigError, match="fp8 does not go with --attention-backend fa3: use auto"):
+        cache_shape(SHAPE, config)

@@ -41,7 +41,8 @@ class AttentionBackend(Protocol):
 class Offer:
     """A backend: how to make it, what it needs, and what to do where that is not there.
 
-    `module` must be importable; the card's major compute capability lies between the two.
+    `module` must be importable; the card's major compute capability lies between the two. It may not read
+    a cache in float8.
     """
 
     make: Callable[[], AttentionBackend]
@@ -49,6 +50,7 @@ class Offer:
     remedy: str = ""
     least_capability: int = 0
     most_capability: int = 99
+    reads_float8: bool = False
 
 
 def _triton() -> AttentionBackend:
@@ -84,8 +86,10 @@ def _sage() -> AttentionBackend:
 # In the order in which 'auto' tries them. Those behind 'sdpa' must be asked for: they have not shown yet that
 # they are faster here, and they do not give a seed the same codes in any batch.
 BACKENDS: dict[str, Offer] = {
-    "triton": Offer(_triton, "triton", "it comes with PyTorch for CUDA", least_capability=8),
-    "sdpa": Offer(SdpaBackend),
+    "triton": Offer(
+        _triton, "triton", "it comes with PyTorch for CUDA", least_capability=8, reads_float8=True
+    ),
+    "sdpa": Offer(SdpaBackend, reads_float8=True),
     "flashinfer": Offer(_flashinfer, "flashinfer", "pip install flashinfer-python", least_capability=9),
     "fa3": Offer(
         _fa3,

@@ -70,8 +70,11 @@ def fuses(name: str, device: torch.device) -> bool:
     return name != "eager" and not obstacle
 
 
-def choose_kernels(name: str, device: torch.device, quantization: Scheme = "none") -> Kernels:
-    """The kernels that the setting `name` means on `device`, with weights kept as `quantization` says.
+def choose_kernels(
+    name: str, device: torch.device, quantization: Scheme = "none", own_product_rows: int = 0
+) -> Kernels:
+    """The kernels that the setting `name` means on `device`, with weights kept as `quantization` says, and
+    on a GPU products of up to `own_product_rows` rows by our own kernel.
 
     Raises:
         ConfigError: as `fuses` does, or because quantised weights need Triton's kernels on a GPU.
@@ -82,4 +85,4 @@ def choose_kernels(name: str, device: torch.device, quantization: Scheme = "none
         return EagerKernels(quantization)
     from stentor.layers.kernels.fused import FusedKernels
 
-    return FusedKernels(quantization)
+    return FusedKernels(quantization, own_product_rows)

@@ -40,8 +40,13 @@ class EagerKernels:
         qk, kv = qkv[:, : len(norm)], qkv[:, num_heads:]
         # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
         qk.copy_(rotate(normalised(qk, eps) * norm, *turn))
-        cache = place.cache
-        cache.view(-1, *cache.shape[2:]).index_copy_(0, place.slots, kv.to(cache.dtype))
+        flat = place.cache.view(-1, *place.cache.shape[2:])
+        if flat.dtype != kv.dtype:
+            largest = torch.finfo(flat.dtype).max
+            # As bytes: not every device copies float8 by index.
+            kv = kv.clamp(-largest, largest).to(flat.dtype).view(torch.uint8)
+            flat = flat.view(torch.uint8)
+        flat.index_copy_(0, place.slots, kv)
         return qkv[:, :num_heads]
 
     def embed_codes(self, rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:

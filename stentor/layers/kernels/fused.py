@@ -4,20 +4,26 @@ from torch import Tensor
 
 from stentor.layers.context import Place
 from stentor.layers.linear import Product
-from stentor.layers.quantization import Scheme, make_product
+from stentor.layers.quantization import ByRows, Scheme, make_product
 from stentor.layers.rotary import Turn
 from stentor.layers.triton import heads, norm, pointwise
+from stentor.layers.triton.products import SkinnyProduct
 
 
 class FusedKernels:
     """Implements `Kernels` on a GPU."""
 
-    def __init__(self, quantization: Scheme = "none") -> None:
+    def __init__(self, quantization: Scheme = "none", own_product_rows: int = 0) -> None:
+        """Products of up to `own_product_rows` rows are our own kernel's, more are the library's."""
         self._quantization = quantization
+        self._own_product_rows = own_product_rows
 
     def linear(self, weight: Tensor) -> Product:
         """See `Kernels.linear`."""
-        return make_product(weight, self._quantization)
+        product = make_product(weight, self._quantization)
+        if self._quantization == "none" and self._own_product_rows:
+            return ByRows(self._own_product_rows, SkinnyProduct(weight), product)
+        return product
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Kernels.rms_norm`."""

@@ -123,7 +123,8 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
 
     device, dtype = _arithmetic(config)
     weights = _weights(checkpoint, config, dtype)
-    kernels = choose_kernels(config.engine.kernels, device, config.engine.quantization)
+    engine = config.engine
+    kernels = choose_kernels(engine.kernels, device, engine.quantization, engine.own_product_rows)
     model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device, kernels)
     return GenerateStage(Engine(model, config.engine), model.shape)
 

@@ -54,3 +54,11 @@ def test_company_and_the_width_of_the_table_change_no_bit(
         needed = -(-lengths[i] // 64) * 4
         for num_blocks in {needed, needed + 4, needed + 8, 48, 64}:
             assert torch.equal(paged.decode([i], num_blocks)[0], batch[i])
+
+
+def test_a_cache_in_float8_is_read_as_what_it_holds() -> None:
+    paged = Paged([130, 40], (4, 2, 16), torch.float32, cache_dtype=torch.float8_e4m3fn)
+    for i, out in enumerate(paged.prefill((0, 0, 129), (1, 0, 39))):
+        assert_near(out, paged.plain(i)[:-1])
+    for i, out in enumerate(paged.decode([0, 1], num_blocks=12)):
+        assert_near(out, paged.plain(i)[-1])

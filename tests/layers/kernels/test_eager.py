@@ -56,3 +56,14 @@ def test_heads_are_normed_rotated_and_put_into_their_slots_only() -> None:
     torch.testing.assert_close(q, turned[:, :heads])
     before[slots] = torch.cat((turned[:, heads:], given[:, heads + kv_heads :]), dim=1)
     torch.testing.assert_close(cache.flatten(0, 1), before)
+
+
+def test_a_cache_in_float8_gets_the_nearest_that_it_can_say() -> None:
+    qkv, norm = randn(2, 4, 12).float() * 1000, randn(3, 12).float()
+    turn = RotaryTable(12, 9, 1e4, torch.float32, torch.device("cpu")).at(torch.tensor([4, 5]))
+    exact, narrow = torch.zeros(3, 2, 2, 12), torch.zeros(3, 2, 2, 12, dtype=torch.float8_e4m3fn)
+    slots = torch.tensor([3, 4])
+    for cache in (exact, narrow):
+        KERNELS.place_heads(qkv.clone(), norm, 1e-6, turn, Place(cache, slots))
+    assert torch.equal(narrow.float(), exact.clamp(-448, 448).to(narrow.dtype).float())
+    assert exact.abs().max() > 448

@@ -13,6 +13,8 @@ from stentor.engine.model_runner import ModelRunner
 from stentor.engine.scheduler import Chunk
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.kernels import EagerKernels
+from stentor.layers.linear import Linear
+from stentor.layers.quantization import ByRows
 from tests.checkpoints import Recipe
 from tests.engine.harness import make_lm
 from tests.engine.oracle import greedy, random_prompt
@@ -119,3 +121,12 @@ def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pyte
 def test_the_reference_is_the_default() -> None:
     assert isinstance(make_lm(recipe())._kernels, EagerKernels)
     assert reference()._step._advance is sampler.advance
+
+
+def test_few_rows_are_multiplied_by_our_own_kernel_where_that_is_asked_for() -> None:
+    weight, x = torch.randn(80, 256, device=DEVICE), torch.randn(9, 256, device=DEVICE)
+    product = fused.FusedKernels(own_product_rows=8).linear(weight)
+    assert isinstance(product, ByRows)
+    assert isinstance(fused.FusedKernels().linear(weight), Linear)
+    for rows in (8, 9):
+        assert_close(product(x[:rows]), x[:rows].double() @ weight.double().T)

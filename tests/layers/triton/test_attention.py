@@ -66,3 +66,12 @@ def test_the_host_need_not_know_the_spans_of_a_prefill() -> None:
     known = there.backend
     there.backend = lambda q, cache, batch: known(q, cache, replace(batch, spans=()))
     assert torch.equal(torch.cat(there.prefill((0, 0, 39), (1, 0, 60))), expected)
+
+
+def test_a_cache_in_float8_is_read_as_what_it_holds() -> None:
+    backend, dtype = attention.TritonBackend(), torch.float8_e4m3fn
+    there = Paged([130, 40], (4, 2, 16), torch.float32, backend, cache_dtype=dtype, device=DEVICE)
+    for i, out in enumerate(there.prefill((0, 0, 129), (1, 0, 39))):
+        assert_close(out, there.plain(i)[:-1])
+    for i, out in enumerate(there.decode([0, 1], num_blocks=12)):
+        assert_close(out, there.plain(i)[-1])
