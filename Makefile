@@ -67,6 +67,9 @@ docs: install ## Write the generated pages again: reference, benchmark tables
 bench: install ## Measure the engine and the server; results in benchmarks/results
 	$(BIN)/stentor bench engine --save benchmarks/results
 	$(BIN)/stentor bench serve --save benchmarks/results
+	PYTHONPATH=. $(BIN)/python benchmarks/roofline.py --save benchmarks/results
+	PYTHONPATH=. $(BIN)/python benchmarks/throughput.py --save benchmarks/results
+	PYTHONPATH=. $(BIN)/python benchmarks/latency.py --save benchmarks/results
 	$(BIN)/python docs/generate.py
 
 train-tiny: $(VENV)/.installed-train ## Train the built-in voice from scratch (about an hour on two cores)

@@ -44,4 +44,13 @@ piece doctor 20 "$PYTHON" -m stentor doctor
 piece kernel-tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider tests/layers/triton tests/layers/attention tests/layers/kernels \
   tests/engine/test_fused_sampler.py --deselect tests/layers/triton/test_compiled.py
 piece kernels 200 "$PYTHON" benchmarks/gpu_kernels.py --save "$FOLDER/kernels.json"
+# The engine on the card: what is captured must be what runs, and the aims of the 4B model.
+piece engine-tests 60 "$PYTHON" -m pytest -q -p no:cacheprovider tests/engine/test_cuda_graph.py tests/engine/test_gpu.py
+piece roofline 120 "$PYTHON" benchmarks/roofline.py --real-shape --batch 1,2,4,8,16,32,64,128,256 --save benchmarks/results
+piece roofline-fp8 90 "$PYTHON" benchmarks/roofline.py --real-shape --batch 1,8,64,256 --quantization fp8 --save benchmarks/results
+piece latency 150 "$PYTHON" benchmarks/latency.py --real-shape --concurrency 1,16,64 --requests 3 --save benchmarks/results
+piece throughput-engine 200 "$PYTHON" benchmarks/throughput.py --real-shape --only engine \
+  --concurrency 1,2,4,8,16,32,64,128,256 --requests 2 --save benchmarks/results
+piece throughput-http 400 "$PYTHON" benchmarks/throughput.py --real-shape --only http \
+  --concurrency 1,4,16,64,256 --requests 2 --save benchmarks/results
 exit $failed

@@ -31,6 +31,18 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 _MADE = "<!-- Written by docs/generate.py (`make docs`); edit the code instead. -->"
+# What, aim, and where the figure stands: benchmark, key, batch size or concurrency.
+_AIMS = (
+    ("decode step at batch 1, ms", "2.35", "roofline", "step_ms", 1),
+    ("its share of the bandwidth floor", "0.8", "roofline", "share", 1),
+    ("engine at batch 16, audio s/s", "240 with the vocoder", "roofline", "audio_s_per_s", 16),
+    ("engine at batch 64, audio s/s", "800 with the vocoder", "roofline", "audio_s_per_s", 64),
+    ("engine at batch 256, audio s/s", "1,500 with the vocoder", "roofline", "audio_s_per_s", 256),
+    ("host time of a step at batch 256, ms", "half of the step", "roofline", "host_ms", 256),
+    ("TTFA p50 over HTTP at concurrency 1, ms", "60", "latency", "ttfa_p50_ms", 1),
+    ("TTFA p95 over HTTP at concurrency 64, ms", "150", "latency", "ttfa_p95_ms", 64),
+    ("underruns at concurrency 64", "0", "latency", "underruns", 64),
+)
 _SETTINGS_PANEL = "Settings: "
 
 
@@ -142,16 +154,33 @@ def benchmarks_page(results: list[dict[str, Any]]) -> str:
         "",
         (ROOT / "benchmarks" / "README.md").read_text().split("\n", 2)[2].strip(),
     ]
+    lines += ["", "## The 4B model on a GPU", "", gpu_table(results)]
     for result in latest(results):
         made = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         lines += ["", f"## {report.headline(result).splitlines()[0]}", ""]
         lines += [*report.headline(result).splitlines()[1:], *([""] if "plain" in result else [])]
         lines += [
-            report.table(result["rows"]),
+            report.table(result["rows"], result.get("columns")),
             "",
             f"{result['date']}; {made}; settings {json.dumps(result['settings'])}.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def gpu_table(results: list[dict[str, Any]]) -> str:
+    """The aims for one H200 and what was measured; no number is guessed."""
+    measured = {result["benchmark"]: result for result in latest(results) if result["machine"]["gpus"]}
+    lines = [
+        "Bfloat16, random weights of the real shape, by `benchmarks/gpu_all.sh`; the aims are for one H200.",
+        "",
+        "| what | aim | measured |",
+        "|---|---|---|",
+    ]
+    for what, aim, benchmark, key, level in _AIMS:
+        rows = measured.get(benchmark, {"rows": []})["rows"]
+        found = [row[key] for row in rows if row.get("batch", row.get("concurrency")) == level]
+        lines.append(f"| {what} | {aim} | {found[0] if found else 'not measured'} |")
+    return "\n".join(lines)
 
 
 def server_table(results: list[dict[str, Any]]) -> str:

@@ -1,0 +1,171 @@
+"""A decode step against the memory's bandwidth: what share of it the engine reaches, by batch size.
+
+    python benchmarks/roofline.py [MODEL] [--real-shape] [--batch 1,2,4,8,16] [--steps 60]
+
+The floor of a step is the time to read every weight that it uses once, and every sequence's keys and values,
+at the rate at which this machine copies memory. Only steps are timed in which no sequence comes or goes.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import subject
+from stentor.bench.machine import load_average
+from stentor.config import Config, override
+from stentor.engine.engine import Engine
+from stentor.engine.sequence import Sequence
+from stentor.models import registry
+from stentor.models.higgs_audio_v3.checkpoint import lm_shapes
+from stentor.models.higgs_audio_v3.config import V3Config
+from stentor.request import SamplingParams
+
+COLUMNS = {
+    "batch": "batch",
+    "step p50 ms": "step_ms",
+    "host ms": "host_ms",
+    "floor ms": "floor_ms",
+    "share of floor": "share",
+    "RTF": "rtf",
+    "audio s/s": "audio_s_per_s",
+    "load": "load",
+}
+PROMPT = 60
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, top_k=50, seed=1)
+
+
+def copy_rate(device: torch.device) -> float:
+    """Bytes per second that a large copy reads and writes, the best of some."""
+    source = torch.ones(2**28 if device.type == "cuda" else 2**24, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    best_s = math.inf
+    for _ in range(8):
+        _wait(device)
+        began_s = time.perf_counter()
+        target.copy_(source)
+        _wait(device)
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return 2 * source.nbytes / best_s
+
+
+def weight_bytes(config: V3Config, itemsize: int) -> int:
+    """What a step reads: all but the text's embedding; of the codes' table it reads all, as the head."""
+    shapes, _ = lm_shapes(config)
+    numbers = sum(math.prod(shape) for name, shape in shapes.items() if "text_embedding" not in name)
+    return numbers * itemsize
+
+
+class Batch:
+    """An engine that is kept full."""
+
+    def __init__(self, engine: Engine, size: int, max_rows: int) -> None:
+        self._engine, self._size, self._max_rows = engine, size, max_rows
+        self._count = 0
+        self._rng = np.random.default_rng(0)
+        self.alive: dict[str, Sequence] = {}
+
+    def fill(self) -> bool:
+        """Let sequences in until it is full; was anyone missing."""
+        missing = self._size - len(self.alive)
+        for _ in range(missing):
+            prompt = np.zeros((PROMPT, 9), np.int32)
+            prompt[:, 0] = self._rng.integers(0, 256, PROMPT)
+            self._count += 1
+            sequence = Sequence(f"s{self._count}", prompt, SAMPLING, self._max_rows)
+            self.alive[sequence.id] = sequence
+            self._engine.add(sequence)
+        return missing > 0
+
+    def step(self) -> None:
+        """One step of all."""
+        for output in self._engine.step():
+            if output.finish_reason is not None:
+                del self.alive[output.sequence.id]
+
+    def empty(self) -> None:
+        """Send all home."""
+        for name in list(self.alive):
+            self._engine.abort(name)
+        self.alive.clear()
+
+
+def measure(engine: Engine, size: int, steps: int, device: torch.device) -> dict[str, Any]:
+    """The median of so many steps of a full batch, and what the host did in each."""
+    batch = Batch(engine, size, max_rows=4 * steps + 40)
+    times_s: list[float] = []
+    host_s: list[float] = []
+    positions: list[float] = []
+    quiet = 0
+    while len(times_s) < steps:
+        quiet = 0 if batch.fill() else quiet + 1
+        began_s, busy_s = time.perf_counter(), time.thread_time()
+        batch.step()
+        if quiet > 3:
+            times_s.append(time.perf_counter() - began_s)
+            host_s.append(time.thread_time() - busy_s)
+            positions.append(sum(sequence.num_positions for sequence in batch.alive.values()))
+    batch.empty()
+    _wait(device)
+    return {
+        "step_ms": statistics.median(times_s) * 1e3,
+        # On a CPU the host is the device.
+        "host_ms": statistics.median(host_s) * 1e3 if device.type == "cuda" else None,
+        "positions": statistics.median(positions),
+    }
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    """Parse, measure, publish."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subject.add_arguments(parser)
+    parser.add_argument("--batch", default="1,2,4,8,16")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--quantization", default="none", help="none, int8, fp8 or int4")
+    arguments = parser.parse_args()
+    sizes = [int(size) for size in arguments.batch.split(",")]
+    with subject.opened(arguments) as (model, load_format):
+        settings = {
+            "model": {"model": model, "load_format": load_format},
+            "engine": {"max_running_requests": max(sizes), "quantization": arguments.quantization},
+        }
+        run(override(Config(), settings), sizes, arguments)
+
+
+def run(config: Config, sizes: list[int], arguments: argparse.Namespace) -> None:
+    """Load the model, measure every batch size."""
+    torch.set_num_threads(config.pipeline.threads_per_worker)
+    folder = registry.resolve(config.model.model)
+    (spec,) = (s for s in registry.model_for(folder).stages(folder, config) if s.name == "generate")
+    stage: Any = spec.build(**spec.options)
+    engine, shape = stage._engine, stage._shape
+    device = engine._runner._model.device
+    rate = copy_rate(device)
+    weights = weight_bytes(V3Config.read(folder), shape.dtype.itemsize)
+    rows = []
+    for size in sizes:
+        row = measure(engine, size, arguments.steps, device)
+        floor_ms = (weights + row["positions"] * shape.position_bytes) / rate * 1e3
+        audio_s_per_s = size / subject.FRAMES_PER_S / row["step_ms"] * 1e3
+        row |= {"floor_ms": floor_ms, "share": floor_ms / row["step_ms"], "audio_s_per_s": audio_s_per_s}
+        rows.append({"batch": size, **row, "rtf": size / audio_s_per_s, "load": load_average()})
+    settings = {"copy_gb_per_s": round(rate / 1e9, 1), "steps": arguments.steps, "dtype": str(shape.dtype)}
+    settings["quantization"] = arguments.quantization
+    rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    suffix = "" if arguments.quantization == "none" else f"-{arguments.quantization}"
+    subject.publish("roofline" + suffix, folder.name, rounded, COLUMNS, settings, arguments.save)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What is measured: a checkpoint, or random weights of the 4B model's shape, as fast as real ones."""
+
+import argparse
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stentor.bench import report
+from stentor.bench.texts import SENTENCES
+from stentor.models import registry
+
+# The published geometry of Higgs Audio v3 TTS 4B; the codec's is the default of its reader.
+_REAL_TEXT = {
+    "model_type": "qwen3",
+    "vocab_size": 151_936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 32_768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000,
+    "tie_word_embeddings": True,
+}
+FRAMES_PER_S = 25
+# Rows that the delay pattern adds to the frames.
+_DELAY_ROWS = 7
+# Sentences that take about so many seconds with the built-in voice; random weights are stopped by their rows.
+_SENTENCES_OF = {4: 1, 10: 3}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that all of these benchmarks share."""
+    parser.add_argument(
+        "model", nargs="?", default="", help="folder or hub id; by default the built-in voice"
+    )
+    parser.add_argument("--real-shape", action="store_true", help="random weights of the 4B model's shape")
+    parser.add_argument("--save", type=Path, help="file or folder for the JSON")
+
+
+@contextlib.contextmanager
+def opened(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The model's folder or name, and its load format."""
+    if not arguments.real_shape:
+        yield arguments.model, "auto"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(write_real_shape(Path(folder) / "random-4b")), "dummy"
+
+
+def write_real_shape(folder: Path) -> Path:
+    """A checkpoint's folder without weights: the real shape, the built-in voice's tokenizer."""
+    builtin = registry.resolve("")
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(builtin / name, folder / name)
+    config = json.loads((builtin / "config.json").read_text())
+    config["text_config"] = _REAL_TEXT
+    config["audio_encoder_config"]["out_dim"] = _REAL_TEXT["hidden_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def utterances(count: int, seconds: int) -> list[str]:
+    """`count` texts of about so many seconds."""
+    size = _SENTENCES_OF[seconds]
+    return [" ".join(SENTENCES[(i + j) % len(SENTENCES)] for j in range(size)) for i in range(count)]
+
+
+def rows_of(seconds: int) -> int:
+    """Rows after which an utterance of so many seconds is cut."""
+    return seconds * FRAMES_PER_S + _DELAY_ROWS
+
+
+def publish(
+    benchmark: str,
+    model: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    settings: Mapping[str, Any],
+    save: Path | None,
+) -> None:
+    """A table, the file if one is wanted, and the whole as one line of JSON."""
+    document = report.document(benchmark, model, [], settings)
+    document["rows"], document["columns"] = list(rows), dict(columns)
+    print(report.headline(document))
+    print(report.table(document["rows"], columns))
+    if save is not None:
+        print(f"saved as {report.save(document, save)}")
+    print(json.dumps(document))
