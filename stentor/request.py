@@ -180,7 +180,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     One frame is `samples_per_frame` samples; `context_limit` counts positions; `sampling` are the
     checkpoint's own defaults, with no None but `seed`; `control_tags` are in full (`<|prosody:pause|>`).
-    Codes of one `codec` (a name made of its codebooks) mean nothing to another.
+    Codes of one `codec` (a name made of its codebooks) mean nothing to another. A text of more than
+    `max_prompt_chars` is said better in parts of whole sentences; None: any text is said by one prompt.
     """
 
     name: str
@@ -193,3 +194,4 @@ class ModelInfo(msgspec.Struct, frozen=True):
     context_limit: int
     sampling: SamplingParams
     codec: str = ""
+    max_prompt_chars: int | None = None

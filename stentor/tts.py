@@ -14,6 +14,7 @@ from stentor.audio import formats
 from stentor.config import Config, PipelineConfig, check, from_environment, override
 from stentor.errors import NotFoundError, RequestError
 from stentor.models import registry
+from stentor.pipeline.passage import Passage, speak
 from stentor.pipeline.pipeline import Pipeline
 from stentor.pipeline.stream import AudioStream
 from stentor.request import (
@@ -101,7 +102,7 @@ class SpeechStream:
     holds any more, is no longer made.
     """
 
-    def __init__(self, audio: AudioStream, sample_rate_hz: int, seed: int) -> None:
+    def __init__(self, audio: AudioStream | Passage, sample_rate_hz: int, seed: int) -> None:
         self.sample_rate_hz = sample_rate_hz
         self.seed = seed
         self.finish_reason: FinishReason | None = None
@@ -209,7 +210,8 @@ class TTS:
             stream=stream,
             return_codes=True,
         )
-        return SpeechStream(self._started().submit(request), self.info.sample_rate_hz, seed)
+        audio = speak(self._started().submit, request, self.info)
+        return SpeechStream(audio, self.info.sample_rate_hz, seed)
 
     def _reference(self, options: SpeechOptions) -> Reference | None:
         reference, text = options.get("reference"), options.get("reference_text")

@@ -86,8 +86,11 @@ class Pipeline:
             self.close()
             raise self._end
 
-    def submit(self, request: SpeechRequest) -> AudioStream:
+    def submit(self, request: SpeechRequest, *, continues: bool = False) -> AudioStream:
         """Put the request on its way; never waits.
+
+        `continues` is for the next part of what has its place already (`Passage`): it is let in where
+        another would be refused, so that nothing breaks off in the middle.
 
         Raises:
             OverloadedError: all `max_requests` places are taken.
@@ -101,8 +104,9 @@ class Pipeline:
                 message = f"request {request.request_id!r} is still being served; give each an id of its own"
                 raise RequestError(message, param="request_id")
             limit = self._config.max_requests
-            # Requests on their way out hold no place, but are bounded, too.
-            if self._num_open >= limit or len(self._entries) >= 2 * limit:
+            # Requests on their way out hold no place, but are bounded, too; and so are those that go on.
+            full = self._num_open >= limit or len(self._entries) >= 2 * limit
+            if len(self._entries) >= 4 * limit or (full and not continues):
                 raise OverloadedError(f"all {limit} places are taken; try again later")
             entry = _Entry(request.request_id)
             stream = AudioStream(

@@ -23,22 +23,23 @@ class Admission:
         self._pipeline = pipeline
         self._quotas: dict[str, Quota] = {}
 
-    def submit(self, request: SpeechRequest) -> "AudioStream":
-        """As `Pipeline.submit`, on behalf of the present caller.
+    def submit(self, request: SpeechRequest, *, continues: bool = False) -> "AudioStream":
+        """As `Pipeline.submit`, on behalf of the present caller; what goes on is part of an accepted request.
 
         Raises:
             OverloadedError: the server is full, or about to end.
             RateLimitedError: the caller's key has had its share.
         """
-        if self.draining:
+        if self.draining and not continues:
             raise OverloadedError(
                 "the server takes no more requests because it is about to stop: try again later",
                 retry_after_s=_DRAINING_RETRY_S,
             )
         quota = self._quota(current().key)
-        quota.check()
-        stream = self._pipeline.submit(request)
-        quota.take(len(request.text), stream)
+        if not continues:
+            quota.check()
+        stream = self._pipeline.submit(request, continues=continues)
+        quota.take(len(request.text), stream, requests=0 if continues else 1)
         return stream
 
     def ready(self) -> bool:

@@ -91,7 +91,7 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
         metrics,
         outcomes,
         encoders,
-        info.sample_rate_hz,
+        info,
         config.server.write_timeout_s,
         tracer,
     )

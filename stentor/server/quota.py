@@ -82,9 +82,9 @@ class Quota:
                     retry_after_s=wait_s,
                 )
 
-    def take(self, characters: int, held: Held) -> None:
-        """Count a request that was accepted."""
-        self._requests.take(1)
+    def take(self, characters: int, held: Held, requests: int = 1) -> None:
+        """Count a request that was accepted, or (`requests` 0) a further part of one."""
+        self._requests.take(requests)
         self._characters.take(characters)
         if self.key.concurrent_requests:
             self._held.append(weakref.ref(held))

@@ -23,7 +23,8 @@ from stentor.errors import (
     summary,
 )
 from stentor.metrics import Metrics
-from stentor.request import Audio
+from stentor.pipeline.passage import speak
+from stentor.request import Audio, ModelInfo
 from stentor.server.admission import Admission
 from stentor.server.caller import current
 from stentor.server.delivery import Form
@@ -49,7 +50,7 @@ class Service:
     metrics: Metrics
     outcomes: Outcomes
     encoders: Executor
-    sample_rate_hz: int
+    info: ModelInfo
     write_timeout_s: float
     tracer: Tracer | None = None
 
@@ -85,14 +86,14 @@ class Utterance:
         self.last: Audio | None = None
         self._service = service
         self._make_form = make_form
-        self._shaper = Shaper(order.shape, service.sample_rate_hz, whole=whole)
+        self._shaper = Shaper(order.shape, service.info.sample_rate_hz, whole=whole)
         self._meter = service.metrics.measure(self.sample_rate_hz, streamed=not whole)
         self._complete = False
         self._aborted = False
         self._recorded = False
         self._caller = current()
         try:
-            self._stream = stream or service.pipeline.submit(order.request)
+            self._stream = stream or speak(service.pipeline.submit, order.request, service.info)
         except StentorError as error:
             limited = isinstance(error, RateLimitedError)
             full = "limited" if limited else "overloaded"

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+from stentor.text.tags import kind_of
+
 # For each tag the words that mean it, as patterns. Of one row only one tag is taken, the first that is said:
 # nobody can speak fast and slowly. A tag that a model does not know is passed over.
 _MEANINGS: tuple[dict[str, str], ...] = (
@@ -64,7 +66,7 @@ def tags_for(instructions: str, known: Iterable[str]) -> tuple[str, ...]:
     known = tuple(known)
     text = " ".join(instructions[:_MOST_CHARS].lower().replace("’", "'").split())
     found = [tag for tag in known if tag in text]
-    families = {_family(tag) for tag in found}
+    families = {kind_of(tag) for tag in found}
     for meanings in _MEANINGS:
         said = [
             (match.start(), -len(match.group()), f"<|{name}|>")
@@ -72,11 +74,6 @@ def tags_for(instructions: str, known: Iterable[str]) -> tuple[str, ...]:
             for match in re.finditer(rf"\b(?:{words})\b(?![:_|])", text)
             if f"<|{name}|>" in known and not _NEGATION.search(text[: match.start()])
         ]
-        if said and _family(tag := min(said)[2]) not in families:
+        if said and kind_of(tag := min(said)[2]) not in families:
             found.append(tag)
     return tuple(found)
-
-
-def _family(tag: str) -> str:
-    """What excludes each other: `<|emotion:…`, but `<|prosody:speed…` apart from `<|prosody:pitch…`."""
-    return tag.replace("speed_very_", "speed_").rpartition("_")[0] or tag.partition(":")[0]

@@ -83,7 +83,10 @@ class SentenceSplitter:
                 ends.append(at)
         if self._granularity == "clause":
             ends += [mark.end() for mark in _CLAUSE_END.finditer(masked[:-1])]
+        # The blanks that stand for tags may be parted like any others.
+        tags = [tag.span() for tag in _TAG.finditer(self._text[: len(masked)])]
         for end in sorted(ends):
+            end = next((start for start, stop in tags if start < end < stop), end)
             before_tags = _start_of_trailing_tags(self._text[:end])
             if _spoken_bytes(self._text[:before_tags]) >= _SHORTEST_BYTES:
                 return before_tags

@@ -33,6 +33,18 @@ def without_tags(text: str) -> str:
     return _LOOKALIKE.sub("", text)
 
 
+def kind_of(tag: str) -> str | None:
+    """What a manner of speaking excludes: of one kind only one holds. None for what is over at once.
+
+    That is an effect (`<|sfx:...|>`) or a pause; `<|prosody:speed_slow|>` is of another kind than
+    `<|prosody:pitch_low|>`.
+    """
+    family, _, name = _word(tag).partition(":")
+    if family == "sfx" or "pause" in name:
+        return None
+    return f"{family}:{name.partition('_')[0]}" if family == "prosody" else family
+
+
 def check_tags(text: str, known: Iterable[str], *, param: str = "input") -> None:
     """Refuse what looks like a control tag and is none: it would be read aloud, or not do what was meant.
 

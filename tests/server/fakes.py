@@ -120,8 +120,8 @@ class FakePipeline:
         self.open: set[str] = set()
         self.aborted_early = 0
 
-    def submit(self, request: SpeechRequest) -> FakeStream:
-        if len(self.open) >= self.max_requests:
+    def submit(self, request: SpeechRequest, *, continues: bool = False) -> FakeStream:
+        if len(self.open) >= self.max_requests and not continues:
             raise OverloadedError("all places are taken; try again later", retry_after_s=self.retry_after_s)
         self.requests.append(request)
         self.open.add(request.request_id)

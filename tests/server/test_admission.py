@@ -76,9 +76,11 @@ def test_a_draining_server_is_not_ready_and_takes_nothing_new() -> None:
         assert admission.alive()
         with pytest.raises(OverloadedError, match="about to stop"):
             admission.submit(request(2))
+        # The next part of an accepted request is none that is new.
+        admission.submit(request(3), continues=True).abort()
         assert admission.num_open() == 1
         assert [audio async for audio in running]
         assert admission.num_open() == 0
-        assert len(pipeline.requests) == 1
+        assert len(pipeline.requests) == 2
 
     asyncio.run(run())

@@ -18,7 +18,7 @@ from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
 from stentor.server.utterance import Service
 from stentor.text.sentences import SentenceSplitter
-from tests.server.fakes import INFO, RATE, Act, FakePipeline, config, say, tone, voices
+from tests.server.fakes import INFO, Act, FakePipeline, config, say, tone, voices
 
 BODY = SpeechBody(input="-", response_format="pcm", stream=True, trim_silence=False)
 TEXT = "The old dog saw the boat. Then it went home. It slept."
@@ -35,7 +35,7 @@ def service(pipeline: FakePipeline) -> Iterator[Service]:
     reader = Reader(INFO, voices(), config())
     with ThreadPoolExecutor(2) as encoders:
         yield Service(
-            admission, reader, Metrics(pipeline.stats), Outcomes(60), encoders, RATE, write_timeout_s=1
+            admission, reader, Metrics(pipeline.stats), Outcomes(60), encoders, INFO, write_timeout_s=1
         )
 
 

@@ -32,7 +32,7 @@ def service() -> Iterator[Service]:
             Metrics(pipeline.stats),
             Outcomes(60),
             encoders,
-            RATE,
+            INFO,
             write_timeout_s=1,
         )
 

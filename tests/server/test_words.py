@@ -12,7 +12,7 @@ import pytest
 
 from stentor.audio.formats import FORMATS
 from stentor.bench.local_server import LocalServer
-from tests.clients.hearing import OTHER_SENTENCE, SENTENCE, assert_says, waveform_of
+from tests.clients.hearing import LONG_TEXT, OTHER_SENTENCE, SENTENCE, assert_says, waveform_of
 
 RATE = 24_000
 
@@ -30,6 +30,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "studio-streamed": {"sample_rate": 48_000, "stream_format": "audio", "response_format": "flac"},
     "loud": {"loudness_lufs": -14},
     "quiet-streamed": {"loudness_lufs": -30, "stream_format": "sse", "response_format": "aac"},
+    "paragraph": {"input": LONG_TEXT},
+    "paragraph-streamed": {"input": LONG_TEXT, "stream": True, "response_format": "pcm"},
 }
 
 
@@ -75,10 +77,10 @@ def test_the_words_arrive(answers: dict[str, httpx2.Response], name: str) -> Non
     data = received(answers[name])
     if name == "chunks-wav":
         data = data[:44].replace(data[4:8], b"\xff" * 4).replace(data[40:44], b"\xff" * 4) + data[44:]
-    assert_says(data, SENTENCE, rate_hz=rate_of(name))
+    assert_says(data, ASKED[name].get("input", SENTENCE), rate_hz=rate_of(name))
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", [name for name in ASKED if "input" not in ASKED[name]])
 def test_all_of_the_sound_arrives(answers: dict[str, httpx2.Response], name: str) -> None:
     whole = len(answers["file-pcm"].content) / 2 / RATE
     expected = whole / ASKED[name].get("speed", 1.0)
@@ -97,6 +99,13 @@ def test_lossless_streams_are_the_file(answers: dict[str, httpx2.Response]) -> N
         samples = np.frombuffer(received(answers[name])[header:], "<i2")
         # Other batches in the vocoder round the last bit of a float another way.
         np.testing.assert_allclose(samples, whole, atol=1, err_msg=name)
+
+
+def test_a_paragraph_is_streamed_as_it_is_said_whole(answers: dict[str, httpx2.Response]) -> None:
+    streamed = np.frombuffer(answers["paragraph-streamed"].content, "<i2")
+    whole = np.frombuffer(answers["paragraph"].content[44:], "<i2").astype(int)
+    np.testing.assert_allclose(streamed, whole, atol=1)
+    assert int(answers["paragraph"].headers["X-Completion-Tokens"]) > len(whole) / 960
 
 
 def test_each_item_of_a_batch_says_its_own_words(answers: dict[str, httpx2.Response]) -> None:

@@ -123,3 +123,8 @@ def test_the_abbreviations_are_those_of_the_language() -> None:
     german = "Wir sehen uns am 3. Mai in der Stadt. Ja, z. B. Das passt."
     assert pieces(german, language="de")[0] == "Wir sehen uns am 3. Mai in der Stadt. "
     assert pieces(german, language="tlh")[0] != ""
+
+
+def test_no_cut_lies_between_the_letters_of_several_tags() -> None:
+    text = "。<|prosody:pause|><|prosody:pause|>Hello there"
+    assert all(piece.count("<|") == piece.count("|>") for piece in pieces(text, portion=1))

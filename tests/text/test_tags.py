@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stentor.errors import RequestError
-from stentor.text.tags import check_tags, nearest, split
+from stentor.text.tags import check_tags, kind_of, nearest, split
 from tests.checkpoints import CONTROL_TAGS, SPECIAL_TOKENS
 
 tag_like = st.sampled_from([*SPECIAL_TOKENS, "<|", "|>", "<", "|", "prosody:pause", " ", "words"])
@@ -95,3 +95,20 @@ def test_a_slip_of_two_letters_finds_the_tag_again(tag: str) -> None:
     if len(name) > 5:
         swapped = name[0] + name[2] + name[1] + name[3:]
         assert nearest(f"<|{family}:{swapped}|>", CONTROL_TAGS) == tag
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"),
+    [
+        ("<|emotion:anger|>", "emotion"),
+        ("<|style:singing|>", "style"),
+        ("<|prosody:speed_slow|>", "prosody:speed"),
+        ("<|prosody:speed_very_fast|>", "prosody:speed"),
+        ("<|prosody:pitch_low|>", "prosody:pitch"),
+        ("<|prosody:expressive_high|>", "prosody:expressive"),
+        ("<|prosody:long_pause|>", None),
+        ("<|sfx:laughter|>", None),
+    ],
+)
+def test_what_excludes_each_other_is_of_one_kind(tag: str, kind: str | None) -> None:
+    assert kind_of(tag) == kind

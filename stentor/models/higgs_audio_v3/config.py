@@ -104,6 +104,20 @@ def read_sampling_defaults(folder: Path) -> SamplingParams:
         raise fields.error(error.message) from None
 
 
+def read_max_prompt_chars(folder: Path) -> int | None:
+    """`max_prompt_chars` of `generation_config.json`, a key of ours (see `ModelInfo`); None without it.
+
+    Raises:
+        CheckpointError: the file is damaged, or the value is no positive number.
+    """
+    path = folder / "generation_config.json"
+    fields = Fields.read(path) if path.exists() else Fields(path, {})
+    chars = fields.get("max_prompt_chars", int, 0)
+    if chars < 0:
+        raise fields.error(f"max_prompt_chars is {chars}: it must be positive")
+    return chars or None
+
+
 def _refuse_other_kinds(audio: Fields, text: Fields) -> None:
     encoder = audio.get("encoder_type", str, "discrete")
     if encoder != "discrete":

@@ -19,7 +19,7 @@ from stentor.models.higgs_audio_v3.checkpoint import (
     open_weights,
     read_codec_config,
 )
-from stentor.models.higgs_audio_v3.config import V3Config, read_sampling_defaults
+from stentor.models.higgs_audio_v3.config import V3Config, read_max_prompt_chars, read_sampling_defaults
 from stentor.models.higgs_audio_v3.preprocessor import Limits, V3Preprocessor
 from stentor.models.higgs_audio_v3.tokenizer import TokenizerFile, V3Tokenizer
 from stentor.models.weights import DummyWeights, Weights
@@ -51,6 +51,7 @@ class HiggsAudioV3:
             context_limit=config.max_positions,
             sampling=read_sampling_defaults(checkpoint),
             codec=codec_identity(checkpoint),
+            max_prompt_chars=read_max_prompt_chars(checkpoint),
         )
 
     def stages(self, checkpoint: Path, config: Config) -> list[StageSpec]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stentor.errors import CheckpointError
-from stentor.models.higgs_audio_v3.config import V3Config, read_sampling_defaults
+from stentor.models.higgs_audio_v3.config import V3Config, read_max_prompt_chars, read_sampling_defaults
 from stentor.request import SamplingParams
 from tests.checkpoints import Recipe, model_config
 
@@ -137,3 +137,13 @@ def test_an_unfit_generation_config_is_refused_by_name(tmp_path: Path, content: 
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         read_sampling_defaults(tmp_path)
+
+
+def test_a_checkpoint_may_say_how_long_a_text_it_says_well(tmp_path: Path) -> None:
+    assert read_max_prompt_chars(tmp_path) is None
+    (tmp_path / "generation_config.json").write_text('{"max_prompt_chars": 60}')
+    assert read_max_prompt_chars(tmp_path) == 60
+    for bad in ("-1", '"many"'):
+        (tmp_path / "generation_config.json").write_text(f'{{"max_prompt_chars": {bad}}}')
+        with pytest.raises(CheckpointError, match="max_prompt_chars"):
+            read_max_prompt_chars(tmp_path)

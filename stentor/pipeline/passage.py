@@ -1,0 +1,123 @@
+"""Knows how a text of several parts is spoken as one stream: one request behind the other, two at a time."""
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol, Self
+
+import numpy as np
+from msgspec import structs
+
+from stentor.errors import StentorError
+from stentor.pipeline.stream import AudioStream
+from stentor.request import Array, Audio, FinishReason, ModelInfo, SpeechRequest, Usage
+from stentor.text.parts import parts_of
+from stentor.text.tags import check_tags
+
+
+class Submit(Protocol):
+    """`Pipeline.submit`, or what stands before it."""
+
+    def __call__(self, request: SpeechRequest, *, continues: bool = False) -> AudioStream: ...
+
+
+class Passage:
+    """The audio of several requests as that of one; to be read like an `AudioStream`.
+
+    The next request is submitted when the present one is first heard, so that it is there when that has been
+    played. The last audio sums up: all tokens, all codes, and the first reason to end that is not `stop`.
+    """
+
+    def __init__(self, submit: Submit, requests: Sequence[SpeechRequest]) -> None:
+        """Raises what `Pipeline.submit` does."""
+        self._submit = submit
+        self._waiting = deque(requests)
+        self._present = submit(self._waiting.popleft())
+        self._next: AudioStream | None = None
+        self._reason = FinishReason.STOP
+        self._usage = Usage(0, 0)
+        self._codes: list[Array] = []
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Audio:
+        while True:
+            audio = next(self._present, None)
+            if audio is not None:
+                return self._heard(audio)
+            if not self._go_on():
+                raise StopIteration
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Audio:
+        while True:
+            audio = await anext(self._present, None)
+            if audio is not None:
+                return self._heard(audio)
+            if not self._go_on():
+                raise StopAsyncIteration
+
+    def abort(self) -> None:
+        """Stop all of it, and drop what was not read."""
+        self._waiting.clear()
+        if self._next is not None:
+            self._next.abort()
+            self._next = None
+        self._present.abort()
+
+    def _go_on(self) -> bool:
+        """The present request has been read: turn to the next one, if there is one."""
+        if self._next is None:
+            if not self._waiting:
+                return False
+            self._next = self._submit(self._waiting[0], continues=True)
+            self._waiting.popleft()
+        self._present, self._next = self._next, None
+        return True
+
+    def _heard(self, audio: Audio) -> Audio:
+        if self._waiting and self._next is None:
+            # If that fails, it is tried again when its turn has come, and told then.
+            with suppress(StentorError):
+                self._next = self._submit(self._waiting[0], continues=True)
+                self._waiting.popleft()
+        return audio if audio.finish_reason is None else self._sum(audio, audio.finish_reason)
+
+    def _sum(self, last: Audio, reason: FinishReason) -> Audio:
+        if self._reason is FinishReason.STOP:
+            self._reason = reason
+        if last.usage is not None:
+            prompt = self._usage.prompt_tokens + last.usage.prompt_tokens
+            self._usage = Usage(prompt, self._usage.completion_tokens + last.usage.completion_tokens)
+        if last.codes is not None:
+            self._codes.append(last.codes)
+        if self._waiting or self._next is not None:
+            return structs.replace(last, finish_reason=None, usage=None, codes=None)
+        codes = np.concatenate(self._codes) if self._codes else None
+        return structs.replace(last, finish_reason=self._reason, usage=self._usage, codes=codes)
+
+
+def speak(submit: Submit, request: SpeechRequest, info: ModelInfo) -> AudioStream | Passage:
+    """Submit a request, in parts if its text is longer than the model says well by one prompt.
+
+    A request with `max_new_tokens` of its own is about one generation, and is not cut.
+
+    Raises:
+        RequestError: an unknown tag, wherever in the text: nothing is said of it then.
+        StentorError: what `Pipeline.submit` raises.
+    """
+    if info.max_prompt_chars is None or request.sampling.max_new_tokens is not None:
+        return submit(request)
+    parts = parts_of(request.text, info.max_prompt_chars, info.control_tags)
+    if len(parts) < 2:
+        return submit(request)
+    if request.check_tags:
+        check_tags(request.text, info.control_tags)
+    numbered = enumerate(parts, 1)
+    return Passage(
+        submit,
+        [structs.replace(request, request_id=f"{request.request_id}.{n}", text=part) for n, part in numbered],
+    )

@@ -1,0 +1,161 @@
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from stentor.errors import AbortedError, InternalError, OverloadedError, RequestError, StentorError
+from stentor.pipeline.passage import Passage, speak
+from stentor.pipeline.stream import AudioStream
+from stentor.request import Audio, FinishReason, ModelInfo, SamplingParams, SpeechRequest, Usage
+
+INFO = ModelInfo(
+    "m", "/m", 24_000, 960, 8, 1024, ("<|prosody:pause|>",), 4096, SamplingParams(), max_prompt_chars=1
+)
+TEXT = "Good morning, sir. How are you today? Very well indeed."
+
+
+class House:
+    """Takes requests; what is said of each is put by the test, or all at once by `answer`."""
+
+    def __init__(self) -> None:
+        self.requests: list[SpeechRequest] = []
+        self.streams: list[AudioStream] = []
+        self.continued: list[bool] = []
+        self.refusal: StentorError | None = None
+        self.answer = False
+
+    def submit(self, request: SpeechRequest, *, continues: bool = False) -> AudioStream:
+        if self.refusal is not None:
+            raise self.refusal
+        stream = AudioStream(request.request_id, lambda: None, lambda: None)
+        self.requests.append(request)
+        self.streams.append(stream)
+        self.continued.append(continues)
+        if self.answer:
+            self.say(len(self.streams))
+        return stream
+
+    def say(self, number: int, reason: FinishReason = FinishReason.STOP) -> None:
+        """Two pieces of audio of the number-th stream, and its end."""
+        stream = self.streams[number - 1]
+        stream.put(Audio(np.full(3, number, np.float32), 24_000))
+        codes = np.full((2, 8), number, np.uint16)
+        stream.put(Audio(np.full(2, number, np.float32), 24_000, reason, Usage(10, 5), codes))
+        stream.end()
+
+
+def request(text: str = TEXT, **sampling: int) -> SpeechRequest:
+    return SpeechRequest("a", text, sampling=SamplingParams(seed=7, **sampling))
+
+
+async def read(stream: AudioStream | Passage) -> list[Audio]:
+    return [audio async for audio in stream]
+
+
+READERS: list[Callable[[AudioStream | Passage], list[Audio]]] = [
+    list,
+    lambda stream: asyncio.run(read(stream)),
+]
+
+
+@pytest.mark.parametrize("reader", READERS, ids=["threads", "asyncio"])
+def test_the_parts_are_heard_in_order_as_one_stream(reader: Callable[..., list[Audio]]) -> None:
+    house = House()
+    house.answer = True
+    pieces = reader(speak(house.submit, request(), INFO))
+    assert [int(piece.waveform[0]) for piece in pieces] == [1, 1, 2, 2, 3, 3]
+    assert [part.text for part in house.requests] == [
+        "Good morning, sir.",
+        "How are you today?",
+        "Very well indeed.",
+    ]
+    assert len({part.request_id for part in house.requests}) == 3
+    assert {part.sampling.seed for part in house.requests} == {7}
+    assert house.continued == [False, True, True]
+    assert [piece.finish_reason for piece in pieces] == [None] * 5 + [FinishReason.STOP]
+    assert pieces[-1].usage == Usage(30, 15)
+    assert pieces[-1].codes is not None
+    assert pieces[-1].codes[:, 0].tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_the_next_part_is_on_its_way_when_the_present_one_is_heard_and_no_further_one() -> None:
+    house = House()
+    passage = speak(house.submit, request(), INFO)
+    assert len(house.streams) == 1
+    house.say(1)
+    next(passage)
+    assert len(house.streams) == 2
+    next(passage)
+    assert len(house.streams) == 2
+    house.say(2)
+    next(passage)
+    assert len(house.streams) == 3
+
+
+def test_the_first_reason_that_is_no_stop_is_told() -> None:
+    house = House()
+    passage = speak(house.submit, request(), INFO)
+    for number, reason in enumerate((FinishReason.STOP, FinishReason.RUNAWAY, FinishReason.LENGTH), 1):
+        house.say(number, reason)
+        last = [next(passage), next(passage)][-1]
+    assert last.finish_reason is FinishReason.RUNAWAY
+    with pytest.raises(StopIteration):
+        next(passage)
+
+
+def test_a_failure_of_a_part_is_the_passages() -> None:
+    house = House()
+    passage = speak(house.submit, request(), INFO)
+    house.say(1)
+    house.streams[0].end()
+    assert next(passage)
+    house.streams[1].end(InternalError("a worker died"))
+    assert next(passage)
+    with pytest.raises(InternalError, match="a worker died"):
+        next(passage)
+
+
+def test_a_part_that_finds_no_place_at_first_is_tried_again() -> None:
+    house = House()
+    passage = speak(house.submit, request(), INFO)
+    house.say(1)
+    house.refusal = OverloadedError("full")
+    assert next(passage)
+    house.refusal = None
+    house.answer = True
+    assert len(list(passage)) == 5
+    house.refusal = InternalError("the pipeline is closed")
+    with pytest.raises(InternalError):
+        speak(house.submit, request(), INFO)
+
+
+def test_an_abort_ends_all_parts() -> None:
+    house = House()
+    passage = speak(house.submit, request(), INFO)
+    house.say(1)
+    next(passage)
+    passage.abort()
+    assert all(stream.released for stream in house.streams)
+    with pytest.raises(AbortedError):
+        next(passage)
+    assert len(house.streams) == 2
+
+
+def test_what_needs_no_cut_is_a_request_as_it_is() -> None:
+    whole = ModelInfo("m", "/m", 24_000, 960, 8, 1024, (), 4096, SamplingParams())
+    for asked, info in (
+        (request("Good morning, sir."), INFO),
+        (request(), whole),
+        (request(max_new_tokens=9), INFO),
+    ):
+        house = House()
+        assert isinstance(speak(house.submit, asked, info), AudioStream)
+        assert house.requests == [asked]
+
+
+def test_an_unknown_tag_anywhere_is_refused_before_anything_is_said() -> None:
+    house = House()
+    with pytest.raises(RequestError, match="no control tag"):
+        speak(house.submit, request(TEXT + " <|prosody:pouse|> And you, sir?"), INFO)
+    assert house.requests == []
