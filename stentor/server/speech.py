@@ -24,7 +24,8 @@ def router(service: Service, most_items: int) -> APIRouter:
 
     @routes.post("/v1/audio/speech", response_class=Response, summary="Say a text.")
     async def speak(body: SpeechBody, request: Request) -> Response:
-        if request.headers.get(_READS_AS_IT_COMES) == "stream" and body.stream is body.stream_format is None:
+        untold = body.stream is None and body.stream_format is None
+        if untold and request.headers.get(_READS_AS_IT_COMES) == "stream":
             body = body.model_copy(update={"stream_format": "audio"})
         return SpeechAnswer(service, service.reader.read(body, request.state.request_id))
 

@@ -87,7 +87,7 @@ class InputSocket(Conversation):
         self._service = service
         self._voice = websocket.path_params["voice_id"]
         self._query = websocket.query_params
-        self._format = OutputFormat("pcm", service.sample_rate_hz)
+        self._format = OutputFormat("pcm", service.info.sample_rate_hz)
         self._contexts: dict[str | None, _Context] = {}
         self._num_contexts = 0
 
