@@ -18,6 +18,9 @@ from tests.audio.test_tempo import voice
 GUIDES = Path(__file__).parents[1] / "docs" / "guides"
 RATE = 24_000
 
+# The first of them waits for a server to load, on however busy a machine.
+pytestmark = pytest.mark.timeout(600)
+
 
 def blocks(guide: str) -> list[tuple[str, str]]:
     """(language, code) of every block of a guide."""

@@ -16,6 +16,9 @@ from tests.clients.hearing import LONG_TEXT, OTHER_SENTENCE, SENTENCE, assert_sa
 
 RATE = 24_000
 
+# The voice speaks for all of them in one fixture, on however busy a machine.
+pytestmark = pytest.mark.timeout(900)
+
 # What is asked for beside the text, by a name.
 ASKED: dict[str, dict[str, Any]] = {
     **{f"file-{format}": {"response_format": format} for format in FORMATS},
@@ -38,7 +41,7 @@ ASKED: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def answers() -> Iterator[dict[str, httpx2.Response]]:
     """What came for each, all asked for at once; under "batch" a batch of two sentences."""
-    with LocalServer() as server, httpx2.Client(base_url=server.url, timeout=300, trust_env=False) as http:
+    with LocalServer() as server, httpx2.Client(base_url=server.url, timeout=800, trust_env=False) as http:
 
         def ask(body: dict[str, Any]) -> httpx2.Response:
             return http.post("/v1/audio/speech", json={"input": SENTENCE, "seed": 1, **body})
