@@ -230,6 +230,18 @@ class AccessConfig:
 
 
 @dataclass(frozen=True)
+class UiConfig:
+    """The page in Gradio, a client of a server (`stentor ui`, `stentor serve --ui`)."""
+
+    host: str = setting("127.0.0.1", "Address that the page listens on.")
+    port: int = setting(7860, "Port of the page.", minimum=1, maximum=65535)
+    server_url: str = setting(
+        "http://127.0.0.1:8000", "The server that the page asks; with `serve --ui` it is that one."
+    )
+    api_key: str = setting("", "The key that the page sends, where the server asks for one.")
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one running Stentor."""
 
@@ -240,6 +252,7 @@ class Config:
     pipeline: PipelineConfig = PipelineConfig()
     server: ServerConfig = ServerConfig()
     access: AccessConfig = AccessConfig()
+    ui: UiConfig = UiConfig()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`stentor serve`: takes the port, loads the model, answers HTTP until it is told to stop."""
 
+import contextlib
 import logging
 import signal
 import socket
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from stentor import logs
+from stentor.cli import ui as page
 from stentor.cli.options import choose_model, with_settings
 from stentor.config import Config, ServerConfig, override
 from stentor.errors import ConfigError
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from stentor.request import ModelInfo
 
 
-@with_settings("model", "engine", "vocoder", "reference", "pipeline", "server", "access")
+@with_settings("model", "engine", "vocoder", "reference", "pipeline", "server", "access", "ui")
 def serve(
     config: Config,
     model: Annotated[
@@ -27,8 +29,11 @@ def serve(
             metavar="[MODEL]", help="Folder or hub id of a checkpoint; by default the built-in voice."
         ),
     ] = None,
+    ui: Annotated[bool, typer.Option("--ui", help="Also start the page of `stentor ui`.")] = False,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's audio API."""
+    if ui:
+        page.check_installed()
     config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
     logs.setup(config.server.log_level.upper(), config.server.log_format)
     listener = take_port(config.server)
@@ -36,7 +41,9 @@ def serve(
     status = 0
     try:
         with listener:
-            status = _load_and_answer(config, listener)
+            address = f"http://{_reachable(*listener.getsockname()[:2])}"
+            with page.beside(address, config.ui) if ui else contextlib.nullcontext():
+                status = _load_and_answer(config, listener)
     except KeyboardInterrupt:
         pass  # Told to end before there was anything to finish.
     logging.getLogger(__name__).info("stopped with status %d", status)
@@ -110,6 +117,11 @@ def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: s
     server = Server(settings, app.state.admission, config.server, hello)
     server.run(sockets=[listener])
     return server.status
+
+
+def _reachable(host: str, port: int) -> str:
+    """Where this machine's own programs find it."""
+    return f"{_in_url({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host))}:{port}"
 
 
 def _in_url(host: str) -> str:
