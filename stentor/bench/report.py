@@ -15,6 +15,10 @@ from stentor.errors import ConfigError
 
 # Column: heading, key in the row. The keys are those of `Level.row`.
 COLUMNS = {
+    "phase": "phase",
+    "offered req/s": "offered_per_s",
+    "refused": "refused",
+    "refused max ms": "refused_max_ms",
     "concurrency": "concurrency",
     "audio s/s": "audio_s_per_s",
     "req/s": "requests_per_s",
