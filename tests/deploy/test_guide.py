@@ -64,6 +64,7 @@ def test_the_table_of_administration_is_the_routes() -> None:
     assert told == routes
 
 
+@pytest.mark.timeout(300)
 def test_a_real_server_keeps_to_the_guide(keys_file: Path) -> None:
     arguments = ["--api-keys-file", str(keys_file), "--admin", "--log-format", "json"]
     root = {"Authorization": "Bearer another-long-random-string"}
