@@ -1,9 +1,9 @@
 """Overload: what a server still delivers when four times as many requests come as it can serve.
 
-Rounds of two phases: a closed loop that fills every place (its rate is the peak), then requests at four times
-that rate, whether or not earlier ones have ended, none of them tried again. Goodput is the audio of those
-that were served to their end, over the time until the last of them ended. A refusal is clear if it is a 503 or
-429 with `Retry-After` and an error object. Prints a table, then one JSON line.
+Rounds of two phases: a closed loop that fills every place (its rate is the peak), then requests at four
+times that rate, whether or not earlier ones have ended, none of them tried again. Goodput is the audio of
+those that were served to their end, over the time until the last of them ended. A refusal is clear if it is
+a 503 or 429 with `Retry-After` and an error object. Prints a table, then one JSON line.
 """
 
 import argparse
