@@ -44,6 +44,7 @@ Serve = Callable[..., Running]
         ("livekit", "livekit_speech.py"),
         ("pipecat", "pipecat_speech.py"),
         ("node", "node_stream.mjs"),
+        ("realtime", "realtime_stream.py"),
     ],
 )
 def test_first_sound_arrives_while_the_rest_is_made(

@@ -32,6 +32,16 @@ def test_pipecat_gets_whole_samples_of_pcm(run: Run, server: str) -> None:
     assert_says((folder / "speech.pcm").read_bytes(), SENTENCE, rate_hz=24_000)
 
 
+def test_the_realtime_client_gets_every_event_in_order_and_can_cancel(run: Run, server: str) -> None:
+    folder = run("realtime", "realtime_conversation.py", server, *CALL)
+    assert_says((folder / "speech.pcm").read_bytes(), SENTENCE, rate_hz=24_000)
+    whole = list(dict.fromkeys(facts(folder)["whole"]))
+    expected = ["response.created", "response.output_item.added", "response.output_audio.delta"]
+    expected += ["response.output_audio.done", "response.output_item.done", "response.done", "completed"]
+    assert [event for event in whole if event in expected] == expected
+    assert facts(folder)["cancelled"][-2:] == ["response.done", "cancelled"]
+
+
 def test_litellm_speaks_plain_and_asynchronously(run: Run, server: str) -> None:
     folder = run("litellm", "litellm_speech.py", server, *CALL)
     assert_says(folder / "speech.mp3", SENTENCE)

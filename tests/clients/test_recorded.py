@@ -22,7 +22,7 @@ def requests() -> list[Any]:
     return [
         pytest.param(request, id=f"{name}-{number}")
         for name, recording in RECORDINGS.items()
-        for number, request in enumerate(recording["request"])
+        for number, request in enumerate(recording.get("request", ()))
     ]
 
 
