@@ -60,7 +60,7 @@ def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
 def test_flags_that_pages_speak_of_exist(path: Path) -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", reference("cli.md") + reference("config.md")))
     known |= {f"--no-{item.flag.removeprefix('--')}" for item in settings() if item.type is bool}
-    foreign = {"--output", "--help", "--url"}
+    foreign = {"--tts-models", "--tts-openai-url", "--output", "--help", "--url"}
     for line in path.read_text().splitlines():
         if "stentor" in line or "`--" in line:
             assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)) <= known | foreign, line
