@@ -2,16 +2,19 @@
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
-SHARDS = {"slt": 75, "rms": 18, "awb": 18, "kal16": 18}
 DECODER_STEPS, ENCODER_STEPS = 2200, 2200
-LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 4100, 2750
+LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 6000, 2000
+# Going on from a checkpoint's weights takes less.
+WARM_DECODER_STEPS, WARM_ENCODER_STEPS, WARM_LANGUAGE_MODEL_STEPS = 700, 960, 2000
 CHECKPOINT = Path(__file__).parent.parent / "stentor" / "checkpoints" / "stentor_tiny"
 
 
@@ -24,9 +27,8 @@ def make_data(work_dir: Path) -> None:
     parts = os.cpu_count() or 1
     code = (
         "import sys, torch; from pathlib import Path; from training.data import generate\n"
-        "from training.__main__ import SHARDS\n"
         "torch.set_num_threads(1)\n"
-        "generate(Path(sys.argv[1]), SHARDS, int(sys.argv[2]), int(sys.argv[3]))\n"
+        "generate(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))\n"
     )
     workers = [
         subprocess.Popen([sys.executable, "-c", code, str(work_dir), str(part), str(parts)])
@@ -34,45 +36,65 @@ def make_data(work_dir: Path) -> None:
     ]
     if any(worker.wait() for worker in workers):
         # One more pass in this process shows the reason of a failure and finishes what is missing.
-        generate(work_dir, SHARDS)
+        generate(work_dir)
+
+
+def recover_start(work_dir: Path) -> None:
+    """With `--from`: reads that checkpoint's projection back, once; without it starts from nothing."""
+    from training.warm_start import recover_projection
+
+    if (work_dir / "previous").exists() and not (work_dir / "previous" / "quantizer.pt").exists():
+        recover_projection(work_dir)
 
 
 def fit_quantizer(work_dir: Path) -> None:
-    """Fits PCA and codebooks to 150,000 frames of all voices, once."""
-    from training.data import read_shard, shard_paths
-    from training.quantizer import fit, stack_features
+    """Fits projections and codebooks to 160,000 frames of all speakers, once."""
+    from training.batches import speaker_offset
+    from training.data import read_shard, speaker_of
+    from training.quantizer import fit
+    from training.warm_start import previous_quantizer
 
     if (work_dir / "quantizer.pt").exists():
         return
-    parts = []
-    for voice in SHARDS:
-        for path in shard_paths(work_dir, voice)[1 : 9 if voice == "slt" else 5]:
-            shard = read_shard(path)
-            parts.append((shard.mel, shard.pitch_hz, shard.phase))
-    mel, pitch_hz, phase = stack_features(parts)
-    chosen = torch.randperm(len(mel), generator=torch.Generator().manual_seed(1))[:150_000]
-    fit(mel[chosen], pitch_hz[chosen], phase[chosen]).save(work_dir / "quantizer.pt")
+    paths = sorted((work_dir / "shards").glob("*_0000.npz"))
+    speakers = sorted({speaker_of(path) for path in paths})
+    rng, columns = np.random.default_rng(1), []
+    for path in paths:
+        shard, name = read_shard(path), speaker_of(path)
+        share = 40_000 if name == "slt" else 1500 if name.startswith("r") and name != "rms" else 3500
+        chosen = rng.permutation(len(shard.mel))[:share]
+        features = (
+            torch.from_numpy(part[chosen]).float() for part in (shard.mel, shard.pitch_hz, shard.phase)
+        )
+        columns.append((*features, torch.full((len(chosen),), speakers.index(name))))
+    offsets = torch.stack([speaker_offset(work_dir, name) for name in speakers])
+    joined = (torch.cat(column) for column in zip(*columns, strict=True))
+    fit(*joined, offsets, previous_quantizer(work_dir)).save(work_dir / "quantizer.pt")
 
 
 def train_codec(work_dir: Path) -> None:
-    """Trains decoder and encoder, polishes the decoder's edges, then encodes the reference bank."""
-    from training.edges import polish_edges
+    """Trains the encoder, encodes the reference bank with it, and trains the decoder."""
     from training.references import build_references
     from training.train_codec import CodecSchedule, train_decoder, train_encoder
 
-    schedule = CodecSchedule(DECODER_STEPS, ENCODER_STEPS)
-    train_decoder(work_dir, schedule)
-    polish_edges(work_dir)
+    warm = (work_dir / "previous").exists()
+    schedule = CodecSchedule(
+        WARM_DECODER_STEPS if warm else DECODER_STEPS, WARM_ENCODER_STEPS if warm else ENCODER_STEPS,
+        peak_rate=6e-4 if warm else 1e-3,
+    )  # fmt: skip
     train_encoder(work_dir, schedule)
-    if not (work_dir / "references").exists():
-        build_references(work_dir)
+    build_references(work_dir)
+    train_decoder(work_dir, schedule)
 
 
 def train_language_model(work_dir: Path) -> None:
-    """Trains the language model: zero-shot first, then with references."""
+    """Trains the language model: from nothing zero-shot first; going on from a checkpoint all at once."""
     from training.train_language_model import Schedule, train
 
-    train(work_dir, Schedule(LANGUAGE_MODEL_STEPS, REFERENCES_FROM))
+    if (work_dir / "previous").exists():
+        train(work_dir, Schedule(WARM_LANGUAGE_MODEL_STEPS, 0, peak_rate=1.2e-3, warm_up=80))
+    else:
+        train(work_dir, Schedule(LANGUAGE_MODEL_STEPS, REFERENCES_FROM))
 
 
 def export_checkpoint(work_dir: Path) -> None:
@@ -84,6 +106,7 @@ def export_checkpoint(work_dir: Path) -> None:
 
 STEPS: dict[str, Callable[[Path], None]] = {
     "data": make_data,
+    "start": recover_start,
     "quantizer": fit_quantizer,
     "codec": train_codec,
     "language-model": train_language_model,
@@ -99,9 +122,15 @@ def main() -> None:
         "--work-dir", type=Path, default=Path(".cache/training"), help="data, states and logs"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="folder with model.safetensors to go on from (same shape)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
+    if arguments.start and not (arguments.work_dir / "previous").exists():
+        (arguments.work_dir / "previous").mkdir()
+        shutil.copy(arguments.start / "model.safetensors", arguments.work_dir / "previous")
     for name, step in STEPS.items():
         if arguments.step in ("all", name):
             print(f"== {name}", flush=True)

@@ -8,11 +8,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.data import read_shard, shard_paths
+from training.data import CONTINUUM, DEFAULT, UNLABELLED, Job, read_shard, shard_path, speaker_of
+from training.espeak import LANGUAGES
+from training.features import MEL_BANDS
 from training.prompts import BEGIN_OF_CODES, BOOKS, PLACEHOLDER, build_prompt, delay
-from training.quantizer import Quantizer
+from training.quantizer import CODES, SPEAKER_BOOK, TIMBRE_DIM, Quantizer, active_frames
+from training.speakers import NAMED
 
 IGNORED = -100
+VALIDATION = Job(DEFAULT, 0, 0, 0, 0)
+# How a batch is mixed: the default voice without a reference, other languages, and the rest with references.
+SHARES = {"default": 0.5, "language": 0.05}
+# Of those with references: named speakers, the default voice, and otherwise the continuum.
+NAMED_SHARE, DEFAULT_SHARE = 0.5, 0.06
+# How often the timbre of reference and target is moved together to that of another speaker.
+MOVED_SHARE = 0.3
+# How many references are exact codes, as those of the named voices in the checkpoint are.
+CLEAN_SHARE = 0.6
+SHORTEST_REFERENCE, LONGEST_REFERENCE = 38, 100
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,22 @@ class Batch:
     phonemes: torch.Tensor
 
 
+def speaker_offset(work_dir: Path, speaker: str) -> torch.Tensor:
+    """The speaker's mean log-mel spectrum [64] of active frames less the default voice's, computed once."""
+    if speaker == DEFAULT:
+        return torch.zeros(MEL_BANDS)
+    cache = work_dir / "offsets" / f"{speaker}.npy"
+    if not cache.exists():
+        cache.parent.mkdir(exist_ok=True)
+        means = []
+        for name in (speaker, DEFAULT):
+            shard = read_shard(shard_path(work_dir, Job(name, 0, 0, 0, 0)))
+            mel = torch.from_numpy(shard.mel[:30_000]).float()
+            means.append(mel[active_frames(mel)].reshape(-1, MEL_BANDS).mean(0))
+        np.save(cache, (means[0] - means[1]).numpy())
+    return torch.from_numpy(np.load(cache))
+
+
 def read_codes(path: Path, quantizer: Quantizer) -> np.ndarray:
     """Codes of a shard [T, 8], computed once and cached beside it."""
     cache = path.parent.parent / "codes" / f"{path.stem}.npy"
@@ -43,7 +72,8 @@ def read_codes(path: Path, quantizer: Quantizer) -> np.ndarray:
         shard = read_shard(path)
         features = (torch.from_numpy(part).float() for part in (shard.mel, shard.pitch_hz, shard.phase))
         temporary = cache.with_suffix(".tmp.npy")
-        np.save(temporary, quantizer.encode(quantizer.latents(*features)).short().numpy())
+        offset = speaker_offset(path.parent.parent, speaker_of(path))
+        np.save(temporary, quantizer.encode(quantizer.latents(*features, offset)).short().numpy())
         os.replace(temporary, cache)
     return np.load(cache)
 
@@ -53,26 +83,31 @@ def load_examples(path: Path, quantizer: Quantizer) -> list[Example]:
     codes = read_codes(path, quantizer)
     with np.load(path) as data:
         texts, offsets, phonemes = data["texts"].tolist(), data["offsets"], data["phonemes"]
-    voice = path.stem.split("_")[0]
+    voice = speaker_of(path)
     spans = zip(texts, offsets[:-1], offsets[1:], strict=True)
     return [Example(voice, text, codes[a:b], phonemes[a:b]) for text, a, b in spans]
 
 
 class ExamplePool:
-    """All utterances of some voices; `refresh` takes in shards that were finished meanwhile."""
+    """All utterances by speaker; `refresh` takes in shards that were finished meanwhile."""
 
-    def __init__(self, work_dir: Path, voices: tuple[str, ...], quantizer: Quantizer, skip: int = 1) -> None:
-        self._work_dir, self._voices, self._quantizer, self._skip = work_dir, voices, quantizer, skip
-        self._seen: set[Path] = set()
-        self.examples: list[Example] = []
+    def __init__(self, work_dir: Path, quantizer: Quantizer) -> None:
+        self._work_dir, self._quantizer = work_dir, quantizer
+        self._seen: set[Path] = {shard_path(work_dir, VALIDATION)}
+        self.by_speaker: dict[str, list[Example]] = {}
 
     def refresh(self) -> None:
-        """Adds new shards; the first `skip` of each voice are kept for validation."""
-        for voice in self._voices:
-            for path in shard_paths(self._work_dir, voice)[self._skip :]:
-                if path not in self._seen:
-                    self._seen.add(path)
-                    self.examples += load_examples(path, self._quantizer)
+        """Adds new shards; the default voice's first one is kept for validation."""
+        for path in sorted((self._work_dir / "shards").glob("*_[0-9][0-9][0-9][0-9].npz")):
+            if path not in self._seen:
+                self._seen.add(path)
+                mine = self.by_speaker.setdefault(speaker_of(path), [])
+                mine += load_examples(path, self._quantizer)
+
+    def draw(self, speaker: str, rng: np.random.Generator) -> Example:
+        """Any utterance of a speaker."""
+        mine = self.by_speaker[speaker]
+        return mine[rng.integers(len(mine))]
 
 
 def _next_phoneme(phonemes: np.ndarray) -> np.ndarray:
@@ -101,8 +136,9 @@ def _sequence(
     targets[before - 1 :] = np.where(rows == BEGIN_OF_CODES, IGNORED, rows)
     phonemes = np.zeros((length, 2), dtype=np.int64)
     frames = len(example.codes)
-    phonemes[before - 1 : before - 1 + frames, 0] = example.phonemes
-    phonemes[before - 1 : before - 1 + frames, 1] = _next_phoneme(example.phonemes)
+    known = example.phonemes[0] != UNLABELLED
+    phonemes[before - 1 : before - 1 + frames, 0] = example.phonemes if known else IGNORED
+    phonemes[before - 1 : before - 1 + frames, 1] = _next_phoneme(example.phonemes) if known else IGNORED
     return ids, inputs, targets, phonemes
 
 
@@ -119,44 +155,123 @@ def collate(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) 
     return Batch(pad(0, 0), pad(1, 0), pad(2, IGNORED), pad(3, 0))
 
 
-class ReferenceBank:
-    """Neural-encoder codes of 2 to 4 s utterances by voice, for reference prompts."""
+class Timbres:
+    """Moves speaker codes about: to near ones, as the neural encoder does, or all to another speaker."""
 
-    def __init__(self, folder: Path) -> None:
-        self._by_voice: dict[str, list[tuple[str, np.ndarray]]] = {}
-        for path in sorted(folder.glob("*.npz")):
+    def __init__(self, quantizer: Quantizer, near: int = 24) -> None:
+        self._places = quantizer.books[SPEAKER_BOOK, :, :TIMBRE_DIM]
+        self._near = torch.cdist(self._places, self._places).topk(near, largest=False).indices.numpy()
+
+    def scattered(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Every code replaced by one of its neighbours; 0 stays."""
+        scattered = self._near[codes, rng.integers(self._near.shape[1], size=codes.shape)]
+        return np.where(codes == 0, 0, scattered)
+
+    def moved(self, parts: list[np.ndarray], target: int) -> list[np.ndarray]:
+        """Speaker codes of one speaker, shifted so that its most frequent one becomes `target`."""
+        spoken = parts[0][parts[0] > 0]
+        if len(spoken) == 0:
+            return parts
+        shift = self._places[target] - self._places[np.bincount(spoken).argmax()]
+        nearest = torch.cdist(self._places + shift, self._places[1:]).argmin(1).numpy() + 1
+        return [np.where(part > 0, nearest[part], 0) for part in parts]
+
+
+def roughened(codes: np.ndarray, timbres: Timbres, rng: np.random.Generator) -> np.ndarray:
+    """Codes [T, 8] about as wrong as the neural encoder's: for references before there is an encoder."""
+    rough = codes.astype(np.int64)
+    for book, share in enumerate((0.3, 0.9, 1.0, 1.0, 1.0)):
+        wrong = rng.random(len(rough)) < share
+        rough[wrong, book] = rng.integers(0, CODES, size=int(wrong.sum()))
+    rough[:, SPEAKER_BOOK] = timbres.scattered(rough[:, SPEAKER_BOOK], rng)
+    return rough
+
+
+class ReferenceBank:
+    """Reference prompts by speaker: the neural encoder's codes where there are any, else roughened ones."""
+
+    def __init__(self, folder: Path, pool: ExamplePool, timbres: Timbres) -> None:
+        self._folder, self._pool, self._timbres = folder, pool, timbres
+        self._seen: set[Path] = set()
+        self._heard: dict[str, list[tuple[str, np.ndarray]]] = {}
+
+    def refresh(self) -> None:
+        """Adds what was encoded meanwhile."""
+        for path in sorted(self._folder.glob("*.npz")):
+            if path in self._seen:
+                continue
+            self._seen.add(path)
             with np.load(path) as data:
                 texts, offsets, codes = data["texts"].tolist(), data["offsets"], data["codes"]
             spans = zip(texts, offsets[:-1], offsets[1:], strict=True)
-            entries = [(text, codes[a:b]) for text, a, b in spans if 38 <= b - a <= 110]
-            self._by_voice.setdefault(path.stem.split("_")[0], []).extend(entries)
+            self._heard.setdefault(speaker_of(path), []).extend((text, codes[a:b]) for text, a, b in spans)
 
-    def draw(self, voice: str, rng: np.random.Generator) -> tuple[np.ndarray, str | None]:
-        """A reference of that voice; half the time with its transcript."""
-        entries = self._by_voice[voice]
-        text, codes = entries[rng.integers(len(entries))]
-        return codes.astype(np.int64), text if rng.random() < 0.5 else None
+    def draw(self, speaker: str, rng: np.random.Generator) -> tuple[np.ndarray, str | None]:
+        """A reference of that speaker, without tags; half the time with its transcript."""
+        heard = self._heard.get(speaker)
+        if heard and rng.random() < 0.75:
+            text, codes = heard[rng.integers(len(heard))]
+            return codes.astype(np.int64), text if rng.random() < 0.5 else None
+        for _ in range(200):
+            example = self._pool.draw(speaker, rng)
+            fits = SHORTEST_REFERENCE <= len(example.codes) <= LONGEST_REFERENCE
+            if fits and "<|" not in example.text:
+                break
+        codes = example.codes[:LONGEST_REFERENCE].astype(np.int64)
+        if rng.random() > CLEAN_SHARE:
+            codes = roughened(codes, self._timbres, rng)
+        return codes, example.text if rng.random() < 0.5 else None
+
+
+class Mixer:
+    """Draws single training sequences in the shares given above."""
+
+    def __init__(self, work_dir: Path, quantizer: Quantizer, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._timbres = Timbres(quantizer)
+        self._pool = ExamplePool(work_dir, quantizer)
+        self._bank = ReferenceBank(work_dir / "references", self._pool, self._timbres)
+
+    def refresh(self) -> None:
+        """Takes in what other processes made meanwhile."""
+        self._pool.refresh()
+        self._bank.refresh()
+        speakers = set(self._pool.by_speaker)
+        self._languages = sorted(speakers & LANGUAGES.keys())
+        self._named = sorted(speakers & NAMED.keys() - {DEFAULT})
+        self._others = sorted(speakers & CONTINUUM.keys()) or self._named
+
+    def draw(self, references: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The next sequence; without `references` only zero-shot ones."""
+        rng, chance = self._rng, self._rng.random()
+        if self._languages and chance < SHARES["language"]:
+            return _sequence(self._pool.draw(str(rng.choice(self._languages)), rng))
+        if chance < sum(SHARES.values()) or not references:
+            return _sequence(self._pool.draw(DEFAULT, rng))
+        kind = rng.random()
+        if kind < DEFAULT_SHARE:
+            speaker = DEFAULT
+        else:
+            speaker = str(rng.choice(self._named if kind < DEFAULT_SHARE + NAMED_SHARE else self._others))
+        example, (codes, text) = self._pool.draw(speaker, rng), self._bank.draw(speaker, rng)
+        if rng.random() < MOVED_SHARE:
+            timbre = int(rng.integers(1, CODES))
+            own = [example.codes[:, SPEAKER_BOOK].astype(np.int64), codes[:, SPEAKER_BOOK]]
+            target, reference = self._timbres.moved(own, timbre)
+            moved, codes = example.codes.copy(), codes.copy()
+            moved[:, SPEAKER_BOOK], codes[:, SPEAKER_BOOK] = target, reference
+            example = Example(example.voice, example.text, moved, example.phonemes)
+        return _sequence(example, codes, text)
 
 
 def batches(
-    pool: ExamplePool, bank: ReferenceBank | None, reference_share: float, tokens: int, seed: int
+    work_dir: Path, quantizer: Quantizer, tokens: int, seed: int, references: bool = True
 ) -> Iterator[Batch]:
-    """Endless batches of about `tokens` positions; voices other than slt always come with a reference."""
-    rng = np.random.default_rng(seed)
+    """Endless batches of about `tokens` positions, each of sequences of nearly one length."""
+    mixer, rng = Mixer(work_dir, quantizer, seed), np.random.default_rng(seed + 1)
     while True:
-        pool.refresh()
-        zero_shot = [index for index, example in enumerate(pool.examples) if example.voice == "slt"]
-        sequences = []
-        for _ in range(1200):
-            if bank is not None and rng.random() < reference_share:
-                voice = str(rng.choice(["slt", "rms", "awb", "kal16"]))
-                candidates = [e for e in (pool.examples[i] for i in rng.integers(len(pool.examples), size=60))
-                              if e.voice == voice]  # fmt: skip
-                if candidates:
-                    sequences.append(_sequence(candidates[0], *bank.draw(voice, rng)))
-                continue
-            sequences.append(_sequence(pool.examples[zero_shot[rng.integers(len(zero_shot))]]))
-        sequences.sort(key=lambda part: len(part[0]))
+        mixer.refresh()
+        sequences = sorted((mixer.draw(references) for _ in range(800)), key=lambda part: len(part[0]))
         groups: list[list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]] = [[]]
         for sequence in sequences:
             if groups[-1] and (len(groups[-1]) + 1) * len(sequence[0]) > tokens:

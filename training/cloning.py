@@ -1,23 +1,31 @@
-"""Scores cloning: does speech after a reference have the reference's voice, and are its words right."""
+"""Scores cloning: has speech after a reference the reference's voice, and are its words right."""
 
 import argparse
+import io
 import json
-from pathlib import Path
+import wave
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from training.data import read_shard, shard_paths, to_codec_rate
-from training.features import HOPS_PER_FRAME, MEL_BANDS, frame_features, pad_to_frames
-from training.generate import decode_codes, speak
+from stentor import TTS
+from training.data import SHORTEST_FRAMES, Studio, to_codec_rate
+from training.features import (
+    FRAME,
+    HOPS_PER_FRAME,
+    MEL_BANDS,
+    SAMPLE_RATE_HZ,
+    frame_features,
+    pad_to_frames,
+)
 from training.recognition import Recogniser, closed_grammar, word_errors
-from training.references import LONGEST_FRAMES, SHORTEST_FRAMES, encode_waveform, load_encoder
-from training.states import load_states
-from training.synthesis import VOICES
+from training.scripts import Part
+from training.speakers import NAMED, STRANGERS, Speaker
 from training.texts import as_sentence, held_out_sus
 
-_SOURCE_FRAME = 640
 _PITCH_WEIGHT = 6.0
+_THREADS = 8
 
 
 def fingerprint(waveform: np.ndarray) -> np.ndarray:
@@ -31,18 +39,6 @@ def fingerprint(waveform: np.ndarray) -> np.ndarray:
     return torch.cat([spectrum - spectrum.mean(), height[None]]).numpy()
 
 
-def held_out_references(work_dir: Path, voice: str, count: int) -> list[tuple[np.ndarray, str]]:
-    """Waveforms and texts of the voice's first shard, which no training step reads."""
-    shard = read_shard(shard_paths(work_dir, voice)[0])
-    out = []
-    for index, text in enumerate(shard.texts):
-        first, last = shard.offsets[index], shard.offsets[index + 1]
-        if SHORTEST_FRAMES <= last - first <= LONGEST_FRAMES and len(out) < count:
-            samples = shard.samples[first * _SOURCE_FRAME : last * _SOURCE_FRAME]
-            out.append((to_codec_rate(samples).numpy(), text))
-    return out
-
-
 class VoiceNamer:
     """Names the voice of a waveform: the nearest mean fingerprint of some recordings of each voice."""
 
@@ -51,59 +47,102 @@ class VoiceNamer:
 
     def share(self, waveforms: list[np.ndarray], voice: str) -> float:
         """Percentage of the waveforms that are taken for `voice`."""
-        return 100 * float(np.mean([self._name(waveform) == voice for waveform in waveforms]))
+        return 100 * float(np.mean([self.name(waveform) == voice for waveform in waveforms]))
 
-    def _name(self, waveform: np.ndarray) -> str:
+    def name(self, waveform: np.ndarray) -> str:
+        """The voice that it is taken for."""
         seen = fingerprint(waveform)
         return min(self._centres, key=lambda voice: float(np.linalg.norm(self._centres[voice] - seen)))
 
 
-def score_cloning(work_dir: Path, count: int) -> list[dict[str, object]]:
-    """For each voice in %: how often source, codec, clone are taken for it, and the clone's words right."""
-    model, decoder, quantizer = load_states(work_dir)
-    encoder, recogniser = load_encoder(work_dir), Recogniser()
+def wav_bytes(waveform: np.ndarray) -> bytes:
+    """A 16 bit WAV file of float samples at 24 kHz."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SAMPLE_RATE_HZ)
+        out.writeframes((np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def recordings(studio: Studio, speaker: Speaker, count: int, seed: int) -> list[tuple[np.ndarray, str]]:
+    """Waveforms of 2 to 5 s with their texts; none of them was trained on."""
+    texts = [as_sentence(words) for words in held_out_sus(2 * count, seed)]
+    out = []
+    for text in texts:
+        waveform = to_codec_rate(studio.speak(Part(text), speaker).samples).numpy()
+        if 2 * SAMPLE_RATE_HZ <= len(waveform) <= 5 * SAMPLE_RATE_HZ and len(out) < count:
+            out.append((waveform, text))
+    assert all(len(waveform) >= SHORTEST_FRAMES * FRAME for waveform, _ in out)
+    return out
+
+
+def clone_all(tts: TTS, texts: list[str], references: list[tuple[np.ndarray, str]]) -> list[np.ndarray]:
+    """Each text in the voice of its reference; every other one with the reference's transcript."""
+
+    def one(index: int) -> np.ndarray:
+        waveform, text = references[index]
+        spoken = {"reference_text": text} if index % 2 else {}
+        return tts.speak(texts[index], reference=wav_bytes(waveform), seed=index, **spoken).waveform
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(one, range(len(texts))))
+
+
+def codec_pass(waveform: np.ndarray) -> np.ndarray:
+    """Encoded and decoded again by the shipped codec."""
+    from stentor.config import OFFLINE
+    from stentor.tts import decode_codes, encode_reference
+
+    return decode_codes(encode_reference(wav_bytes(waveform), OFFLINE), OFFLINE).waveform
+
+
+def score_cloning(tts: TTS, count: int, with_codec: bool) -> list[dict[str, object]]:
+    """For each voice in %: how often source, codec and clone are taken for it; words right in clones."""
+    studio, recogniser = Studio(), Recogniser()
     recogniser.use(closed_grammar())
-    references = {voice: held_out_references(work_dir, voice, 2 * count) for voice in VOICES}
-    namer = VoiceNamer({voice: [wave for wave, _ in waves[count:]] for voice, waves in references.items()})
+    speakers = {name: s for name, s in (NAMED | STRANGERS).items() if name not in ("ef4", "em7")}
+    namer = VoiceNamer(
+        {name: [w for w, _ in recordings(studio, speaker, 8, 9101)] for name, speaker in speakers.items()}
+    )
     sentences = held_out_sus(count, 9003)
     texts = [as_sentence(words) for words in sentences]
     results: list[dict[str, object]] = []
-    for voice in VOICES:
-        waves = [wave for wave, _ in references[voice][:count]]
-        spoken = [text for _, text in references[voice][:count]]
-        codes = [encode_waveform(encoder, quantizer, torch.from_numpy(wave)).numpy() for wave in waves]
-        prompts = [(codes[index], spoken[index] if index % 2 else None) for index in range(count)]
-        clones = [wave for wave, _ in speak(model, decoder, quantizer, texts, prompts)]
-        heard = [recogniser.words(wave, 24_000) for wave in clones]
-        errors = sum(word_errors(*pair) for pair in zip(sentences, heard, strict=True))
-        decoded = [decode_codes(decoder, quantizer, part) for part in codes]
-        results.append(
-            {
-                "voice": voice,
-                "source_named": namer.share(waves, voice),
-                "codec_named": namer.share(decoded, voice),
-                "clone_named": namer.share(clones, voice),
-                "clone_words_right": 100 * (1 - errors / sum(map(len, sentences))),
-            }
+    for name, speaker in speakers.items():
+        references = recordings(studio, speaker, count, 9102)
+        clones = clone_all(tts, texts[: len(references)], references)
+        pairs = zip(sentences, (recogniser.words(wave_, SAMPLE_RATE_HZ) for wave_ in clones), strict=False)
+        errors = sum(word_errors(*pair) for pair in pairs)
+        row: dict[str, object] = {"voice": name, "seen": name in NAMED}
+        row["source_named"] = namer.share([wave_ for wave_, _ in references], name)
+        if with_codec:
+            row["codec_named"] = namer.share([codec_pass(wave_) for wave_, _ in references], name)
+        row["clone_named"] = namer.share(clones, name)
+        row["words_right"] = 100 * (1 - errors / sum(map(len, sentences[: len(references)])))
+        print(
+            "".join(f"{v:14.1f}" if isinstance(v, float) else f"{v!s:>14}" for v in row.values()), flush=True
         )
+        results.append(row)
     return results
 
 
 def main() -> None:
-    """Command line: a table by voice and one JSON line last."""
+    """Command line: a table by voice, means of seen voices and strangers, and one JSON line last."""
     parser = argparse.ArgumentParser(prog="python -m training.cloning", description=__doc__)
-    parser.add_argument("--work-dir", type=Path, default=Path(".cache/training"))
+    parser.add_argument("--model", default="", help="checkpoint folder; default: the built-in voice")
     parser.add_argument("--references", type=int, default=8, help="references and sentences for each voice")
+    parser.add_argument("--codec", action="store_true", help="also name what the codec makes of the sources")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results = score_cloning(arguments.work_dir, arguments.references)
-    print("".join(f"{name:>18}" for name in results[0]))
-    for row in results:
-        print(
-            "".join(
-                f"{value:18.1f}" if isinstance(value, float) else f"{value:>18}" for value in row.values()
-            )
-        )
+    with TTS(arguments.model) as tts:
+        results = score_cloning(tts, arguments.references, arguments.codec)
+    print(f"columns: {', '.join(results[0])}")
+    for seen in (True, False):
+        rows = [row for row in results if row["seen"] == seen]
+        columns = [column for column in rows[0] if column not in ("voice", "seen")]
+        means = {column: round(float(np.mean([row[column] for row in rows])), 1) for column in columns}
+        print(f"{'seen' if seen else 'strangers'} ({len(rows)} voices): {means}")
     print(json.dumps(results))
 
 

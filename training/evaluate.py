@@ -18,6 +18,8 @@ from training.texts import as_sentence, held_out_open, held_out_sus, read_bigram
 
 Bigrams = dict[str, tuple[list[str], list[float]]]
 Item = tuple[str, list[str]]
+# The source takes about 0.066 s a letter; half of that is an utterance that stopped early.
+SHORTEST_S_PER_LETTER = 0.033
 Speaker = Callable[[list[str]], list[tuple[np.ndarray, int, bool]]]
 
 
@@ -31,6 +33,7 @@ class Score:
     word_errors: int
     words: int
     runaways: int
+    early_stops: int
     seconds: float
 
 
@@ -54,31 +57,35 @@ def score(test: str, speak: Speaker, items: list[Item], recogniser: Recogniser) 
     choices = None if test == "closed" else ForcedChoice()
     if choices is None:
         recogniser.use(closed_grammar())
-    errors = runaways = 0
+    errors = runaways = early = 0
     seconds = 0.0
     sentences = [words for _, words in items]
-    for words, (waveform, rate_hz, stopped) in zip(
-        sentences, speak([text for text, _ in items]), strict=True
-    ):
+    spoken = speak([text for text, _ in items])
+    for (text, words), (waveform, rate_hz, stopped) in zip(items, spoken, strict=True):
         if choices is not None:
             recogniser.use(choices.grammar(words))
         heard = recogniser.words(waveform, rate_hz)
         errors += word_errors(words, heard)
         runaways += not stopped
+        early += len(waveform) / rate_hz < SHORTEST_S_PER_LETTER * len(text)
         seconds += len(waveform) / rate_hz
     count = sum(map(len, sentences))
     return Score(
-        test, len(sentences), round(100 * (1 - errors / count), 2), errors, count, runaways, round(seconds, 1)
-    )
+        test, len(sentences), round(100 * (1 - errors / count), 2), errors, count, runaways, early,
+        round(seconds, 1),
+    )  # fmt: skip
 
 
 def flite_speaker(voice: str) -> Speaker:
     """The training source itself: what a perfect model would say."""
-    from training.data import to_codec_rate
-    from training.synthesis import Flite
+    from training.data import Studio, to_codec_rate
+    from training.scripts import Part
+    from training.speakers import NAMED
 
-    flite = Flite(voice)
-    return lambda texts: [(to_codec_rate(flite.speak(text).samples).numpy(), 24_000, True) for text in texts]
+    studio, speaker = Studio(), NAMED[voice]
+    return lambda texts: [
+        (to_codec_rate(studio.speak(Part(text), speaker).samples).numpy(), 24_000, True) for text in texts
+    ]
 
 
 def http_speaker(base_url: str, options: dict[str, object]) -> Speaker:
@@ -116,14 +123,15 @@ def state_speaker(work_dir: Path, kind: str, temperature: float) -> Speaker:
             (audio, 24_000, stopped)
             for audio, stopped in speak(model, decoder, quantizer, texts, temperature=temperature)
         ]
-    from training.features import frame_features
+    from training.features import MEL_BANDS, frame_features
 
     source = flite_speaker("slt")
 
     def resynthesise(texts: list[str]) -> list[tuple[np.ndarray, int, bool]]:
         out = []
         for audio, _, _ in source(texts):
-            codes = quantizer.encode(quantizer.latents(*frame_features(torch.from_numpy(audio))))
+            features = frame_features(torch.from_numpy(audio))
+            codes = quantizer.encode(quantizer.latents(*features, torch.zeros(MEL_BANDS)))
             out.append((decode_codes(decoder, quantizer, codes.numpy()), 24_000, True))
         return out
 
@@ -155,11 +163,13 @@ def main() -> None:
     tests = make_tests(arguments.sentences, bigrams, arguments.seed)
     started = time.monotonic()
     scores = [score(test, speaker, items, recogniser) for test, items in tests.items()]
-    print(f"{'test':8} {'sentences':>9} {'words':>6} {'right %':>8} {'runaways':>9} {'audio s':>8}")
+    print(
+        f"{'test':8} {'sentences':>9} {'words':>6} {'right %':>8} {'runaways':>9} {'early':>6} {'audio s':>8}"
+    )
     for result in scores:
         print(
             f"{result.test:8} {result.sentences:9} {result.words:6} {result.words_right_percent:8.2f} "
-            f"{result.runaways:9} {result.seconds:8.1f}"
+            f"{result.runaways:9} {result.early_stops:6} {result.seconds:8.1f}"
         )
     print(json.dumps({"scores": [asdict(s) for s in scores], "wall_s": round(time.monotonic() - started, 1)}))
 

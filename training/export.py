@@ -11,6 +11,7 @@ from transformers import HubertModel
 
 from training.codec import ACOUSTIC_DIM, SEMANTIC_DIM, Decoder, Encoder, acoustic_config, semantic_config
 from training.language_model import HIDDEN, TinyLanguageModel, backbone_config
+from training.presets import write_presets
 from training.prompts import BOOKS, ROW_VOCABULARY, SPECIAL_TOKENS, TOKEN_IDS
 from training.quantizer import CODES, LATENT_DIM, Quantizer, book_dims
 
@@ -214,6 +215,7 @@ def export(work_dir: Path, folder: Path) -> None:
         encoder = Encoder()
         encoder.load_state_dict(torch.load(work_dir / "encoder.pt")["model"])
     folder.mkdir(parents=True, exist_ok=True)
+    write_presets(work_dir, folder)
     tensors = language_model_tensors(model)
     tensors |= {
         CODEC_PREFIX + name: value for name, value in codec_tensors(decoder, encoder, quantizer).items()

@@ -12,7 +12,7 @@ HOPS_PER_FRAME = FRAME // HOP
 MEL_BANDS = 64
 _FFT = 1024
 _WINDOW = 512
-_FLOOR = 0.03
+MEL_FLOOR = 0.0182
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 400.0
 _PITCH_WINDOW = 1200
 
@@ -42,7 +42,7 @@ def log_mel_patches(waveform: torch.Tensor) -> torch.Tensor:
     padded = torch.nn.functional.pad(waveform, (_FFT // 2 - HOP // 2, _FFT // 2))
     window = torch.hann_window(_WINDOW)
     spectrum = torch.stft(padded, _FFT, HOP, _WINDOW, window, center=False, return_complex=True).abs()
-    mel = (mel_filters(MEL_BANDS, _FFT) @ spectrum).clamp(min=_FLOOR).log()
+    mel = (mel_filters(MEL_BANDS, _FFT) @ spectrum).clamp(min=MEL_FLOOR).log()
     hops = len(waveform) // HOP
     return mel.T[:hops].reshape(-1, HOPS_PER_FRAME * MEL_BANDS)
 

@@ -10,15 +10,17 @@ from training.prompts import BOOKS, ROW_VOCABULARY, TEXT_VOCABULARY
 from training.quantizer import (
     CODES,
     LATENT_DIM,
-    MEL_BOOKS,
+    PHASE_BOOK,
     PHASE_STEPS,
+    PITCH_BOOK,
     PITCH_DIMS,
+    SPEAKER_BOOK,
+    TIMBRE_DIM,
     Quantizer,
     pitch_from_latents,
 )
 
 HIDDEN = 256
-PITCH_BOOK, PHASE_BOOK = MEL_BOOKS, BOOKS - 1
 
 
 def backbone_config() -> Qwen3Config:
@@ -84,3 +86,18 @@ def seed_phase_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: fl
     angle = 2 * torch.pi * first_hop_hz * FRAME / SAMPLE_RATE_HZ
     turn = torch.stack([angle.cos(), angle.sin()], 1) * voiced.reshape(CODES, -1).any(1, keepdim=True)
     table[PITCH_BOOK, :CODES] += turn @ directions[2:]
+
+
+def seed_timbre_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: float = 0.6) -> None:
+    """Puts the places of the speaker codes into 25 embedding directions, so that near codes look alike.
+
+    The model has to repeat the code that it saw most in the reference, also one that it never had to say.
+    With the place p and -|p|^2 / 2 in the embedding, a place has its largest product with the nearest code.
+    """
+    generator = torch.Generator().manual_seed(8)
+    directions = torch.linalg.qr(torch.randn(HIDDEN, TIMBRE_DIM + 1, generator=generator))[0].T
+    places = quantizer.books[SPEAKER_BOOK, :, :TIMBRE_DIM]
+    places = places * size / places.norm(dim=1).mean()
+    halves = -places.square().sum(1, keepdim=True) / 2
+    table = model.audio_embedding.weight.data.view(BOOKS, ROW_VOCABULARY, HIDDEN)
+    table[SPEAKER_BOOK, :CODES] = torch.cat([places, halves], 1) @ directions

@@ -1,5 +1,6 @@
 """Knows the checkpoint's tokens, prompt layouts and delay pattern, as the Higgs v3 format defines them."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,13 @@ TTS, TEXT, AUDIO, REF_AUDIO, REF_TEXT = (
     TOKEN_IDS[f"<|{name}|>"] for name in ("tts", "text", "audio", "ref_audio", "ref_text")
 )
 PLACEHOLDER = -100
+_TAG = re.compile(r"(<\|[a-z_]+:[a-z_]+\|>)")
+
+
+def text_ids(text: str) -> list[int]:
+    """Bytes, and one id for each control tag."""
+    pieces = enumerate(_TAG.split(text))
+    return [i for odd, piece in pieces for i in ([TOKEN_IDS[piece]] if odd % 2 else piece.encode())]
 
 
 def delay(codes: np.ndarray) -> np.ndarray:
@@ -69,7 +77,7 @@ def build_prompt(text: str, reference: np.ndarray | None = None, reference_text:
     if reference is not None:
         rows = delay(reference)
         if reference_text is not None:
-            ids += [REF_TEXT, *reference_text.encode()]
+            ids += [REF_TEXT, *text_ids(reference_text)]
         ids += [REF_AUDIO, *[PLACEHOLDER] * len(rows)]
-    ids += [TEXT, *text.encode(), AUDIO]
+    ids += [TEXT, *text_ids(text), AUDIO]
     return Prompt(np.array(ids, dtype=np.int64), rows)

@@ -1,43 +1,80 @@
-"""Knows how frame features become eight codes and back: mel books, a pitch book, a phase book."""
+"""Knows how frame features become eight codes and back: mel books, a speaker book, a pitch and a phase book.
+
+The speaker book says by how much a speaker's mean spectrum differs from the default voice's; the mel books
+say what is left. So the same sound has nearly the same mel codes whoever speaks, and to clone a timbre is to
+repeat one code. In silence, and for the default voice, the speaker code is 0.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from training.features import HOPS_PER_FRAME
 
 BOOKS = 8
-MEL_BOOKS = 6
+MEL_BOOKS = 5
+SPEAKER_BOOK, PITCH_BOOK, PHASE_BOOK = 5, 6, 7
 CODES = 1024
 CODE_DIM = 64
 LATENT_DIM = 128
 MEL_DIMS = slice(0, 64)
 PITCH_DIMS = slice(64, 72)
 PHASE_DIMS = slice(72, 74)
+SPEAKER_DIMS = slice(80, 104)
+TIMBRE_DIM = 24
 PHASE_STEPS = 64
-_MEL_SCALE = 4.0
+MEL_SCALE = 4.0
+_TIMBRE_SCALE = 2.0
+# A frame whose mean log-mel lies below this is silence.
+_ACTIVE = -2.7
 _PITCH_CENTRE_HZ = 130.0
 _PITCH_WEIGHT = 9.0
 _FAR = 4.0
+# Rounds of k-means for books that start from older ones: the first books must keep their meaning.
+_WARM_ROUNDS = (1, 1, 2, 3, 3)
+
+
+def active_frames(mel: torch.Tensor) -> torch.Tensor:
+    """Which frames [T] of mel patches [T, 256] are not silence."""
+    return mel.mean(1) > _ACTIVE
 
 
 @dataclass(frozen=True)
 class Quantizer:
-    """PCA of the mel patch (`mean` [256], `basis` [256, 64]) and eight codebooks (`books` [8, 1024, 64])."""
+    """PCA of the mel patch (`mean` [256], `basis` [256, 64]), axes of speakers' mean spectra (`timbre`
+    [64 bands, 24]) and eight codebooks (`books` [8, 1024, 64])."""
 
     mean: torch.Tensor
     basis: torch.Tensor
+    timbre: torch.Tensor
     books: torch.Tensor
 
-    def latents(self, mel: torch.Tensor, pitch_hz: torch.Tensor, phase: torch.Tensor) -> torch.Tensor:
-        """Un-quantised latents [T, 128] of frame features (mel [T, 256], pitch [T, 4], phase [T, 2])."""
+    def latents(
+        self, mel: torch.Tensor, pitch_hz: torch.Tensor, phase: torch.Tensor, offset: torch.Tensor
+    ) -> torch.Tensor:
+        """Un-quantised latents [T, 128] of frame features (mel [T, 256], pitch [T, 4], phase [T, 2]).
+
+        `offset` [64] is the difference of the speaker's mean log-mel spectrum from the default voice's. Its
+        latents are an entry of the speaker book already, so that the mel books make up for its coarseness.
+        """
         out = mel.new_zeros(len(mel), LATENT_DIM)
-        out[:, MEL_DIMS] = (mel - self.mean) @ self.basis / _MEL_SCALE
+        place = offset @ self.timbre / _TIMBRE_SCALE
+        entry = self.books[SPEAKER_BOOK, _nearest(place[None], self.books[SPEAKER_BOOK, :, :TIMBRE_DIM])[0]]
+        out[:, SPEAKER_DIMS] = active_frames(mel)[:, None] * entry[:TIMBRE_DIM]
+        out[:, MEL_DIMS] = (mel - self.mean) @ self.basis / MEL_SCALE - self.timbre_as_mel(out)
         out[:, PITCH_DIMS] = pitch_vector(pitch_hz)
         out[:, PHASE_DIMS] = phase
         return out
+
+    def timbre_as_mel(self, latents: torch.Tensor) -> torch.Tensor:
+        """What the speaker dimensions of latents [..., 128] add to the mel dimensions [..., 64]."""
+        return latents[..., SPEAKER_DIMS] @ self.timbre_matrix()
+
+    def timbre_matrix(self) -> torch.Tensor:
+        """[24, 64]: from speaker dimensions to mel dimensions."""
+        bands = self.timbre.T * _TIMBRE_SCALE
+        return bands.repeat(1, HOPS_PER_FRAME) @ self.basis / MEL_SCALE
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Codes [T, 8] of latents [T, 128], each book taking the nearest entry of what is left to explain."""
@@ -60,8 +97,8 @@ class Quantizer:
         return out
 
     def save(self, path: Path) -> None:
-        """Writes the three tensors."""
-        torch.save({"mean": self.mean, "basis": self.basis, "books": self.books}, path)
+        """Writes the tensors."""
+        torch.save(self.__dict__, path)
 
     @classmethod
     def load(cls, path: Path) -> "Quantizer":
@@ -70,10 +107,10 @@ class Quantizer:
 
 
 def book_dims(book: int) -> slice:
-    """The latent dimensions that a book describes: six mel books, then pitch with voicing, then phase."""
+    """The latent dimensions that a book describes."""
     if book < MEL_BOOKS:
         return MEL_DIMS
-    return PITCH_DIMS if book == MEL_BOOKS else PHASE_DIMS
+    return {SPEAKER_BOOK: SPEAKER_DIMS, PITCH_BOOK: PITCH_DIMS, PHASE_BOOK: PHASE_DIMS}[book]
 
 
 def pitch_vector(pitch_hz: torch.Tensor) -> torch.Tensor:
@@ -95,8 +132,13 @@ def _nearest(points: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
     return torch.cat([(norms - 2 * part @ entries.T).argmin(1) for part in points.split(16384)])
 
 
-def _k_means(points: torch.Tensor, rounds: int, generator: torch.Generator) -> torch.Tensor:
-    entries = points[torch.randperm(len(points), generator=generator)[:CODES]].clone()
+def _k_means(
+    points: torch.Tensor, rounds: int, generator: torch.Generator, start: torch.Tensor | None = None
+) -> torch.Tensor:
+    """1024 centroids; from `start`, entries keep their index and nearly their place."""
+    if start is None:
+        start = points[torch.randperm(len(points), generator=generator)[:CODES]]
+    entries = start.clone()
     for _ in range(rounds):
         code = _nearest(points, entries)
         sums = torch.zeros_like(entries).index_add_(0, code, points)
@@ -118,26 +160,62 @@ def _phase_book() -> torch.Tensor:
     return book
 
 
-def fit(mel: torch.Tensor, pitch_hz: torch.Tensor, phase: torch.Tensor, seed: int = 0) -> Quantizer:
-    """Fits PCA and codebooks to a sample of frames (at least some ten thousand of every voice)."""
+def _speaker_book(places: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Entries for `places` [N, 24] of speakers and for mixtures of them; entry 0 is the default voice."""
+    chosen = torch.randint(len(places), (30_000, 3), generator=generator)
+    weights = torch.rand(30_000, 3, generator=generator) + 0.02
+    weights = (weights / weights.sum(1, keepdim=True) - 1 / 3) * 1.6 + 1 / 3
+    mixtures = (places[chosen] * weights[..., None]).sum(1)
+    jitter = 0.15 * places.std(0) * torch.randn(mixtures.shape, generator=generator)
+    book = torch.zeros(CODES, CODE_DIM)
+    book[1:, :TIMBRE_DIM] = _k_means(mixtures + jitter, 8, generator)[1:]
+    return book
+
+
+def fit(
+    mel: torch.Tensor,
+    pitch_hz: torch.Tensor,
+    phase: torch.Tensor,
+    speaker: torch.Tensor,
+    offsets: torch.Tensor,
+    start: dict[str, torch.Tensor] | None = None,
+    seed: int = 0,
+) -> Quantizer:
+    """Fits PCA and codebooks to a sample of frames (at least some ten thousand of every kind of voice).
+
+    `speaker` [T] numbers each frame's speaker and `offsets` [N, 64] are those of all speakers. With `start`
+    (an older `mean`, `basis` and `books`) the projection is kept and books start from the old ones.
+    """
     generator = torch.Generator().manual_seed(seed)
     mean = mel.mean(0)
-    centred = mel - mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(mel))
+    values, vectors = torch.linalg.eigh((mel - mean).T @ (mel - mean) / len(mel))
     basis = vectors[:, -CODE_DIM:].flip(1)
-    print(f"PCA keeps {float(values[-CODE_DIM:].sum() / values.sum()):.4f} of the variance")
-    blank = Quantizer(mean, basis, torch.zeros(BOOKS, CODES, CODE_DIM))
-    latents = blank.latents(mel, pitch_hz, phase)
+    if start is not None:
+        mean, basis = start["mean"], start["basis"]
+    kept = ((mel - mel.mean(0)) @ basis).square().sum(1).mean() / values.sum()
+    print(f"PCA keeps {float(kept):.4f} of the variance")
+    axes, sizes, timbre = torch.pca_lowrank(torch.cat([offsets, -offsets]), TIMBRE_DIM, center=False)
+    del axes
+    print(f"timbre keeps {float(sizes.square().sum() / (2 * offsets.square().sum())):.4f}")
     books = torch.zeros(BOOKS, CODES, CODE_DIM)
-    residual = latents[:, MEL_DIMS].clone()
+    books[SPEAKER_BOOK] = _speaker_book(offsets @ timbre / _TIMBRE_SCALE, generator)
+    blank = Quantizer(mean, basis, timbre, books)
+    latents = torch.zeros(len(mel), LATENT_DIM)
+    for number, offset in enumerate(offsets):
+        own = speaker == number
+        latents[own] = blank.latents(mel[own], pitch_hz[own], phase[own], offset)
+    residual, old = latents[:, MEL_DIMS].clone(), None if start is None else start["books"]
     for book in range(MEL_BOOKS):
-        books[book] = _k_means(residual, 16, generator)
+        start_book = None if old is None else old[book]
+        rounds = 16 if old is None else _WARM_ROUNDS[book]
+        books[book] = _k_means(residual, rounds, generator, start_book)
         residual -= books[book][_nearest(residual, books[book])]
         print(f"book {book}: residual rms {float(residual.square().mean().sqrt()):.4f}", flush=True)
     voiced = latents[pitch_hz.amax(1) > 0, PITCH_DIMS]
-    books[MEL_BOOKS, 1:, :8] = _k_means(voiced, 16, generator)[1:]
-    books[BOOKS - 1] = _phase_book()
-    return Quantizer(mean, basis, books)
+    old_pitch = None if old is None else old[PITCH_BOOK, :, :8]
+    books[PITCH_BOOK, 1:, :8] = _k_means(voiced, 12 if old is None else 1, generator, old_pitch)[1:]
+    books[PHASE_BOOK] = _phase_book()
+    return Quantizer(mean, basis, timbre, books)
 
 
 def pitch_from_latents(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,8 +223,3 @@ def pitch_from_latents(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     vector = latents[:, PITCH_DIMS]
     hz = (vector[:, HOPS_PER_FRAME:] / _PITCH_WEIGHT).exp() * _PITCH_CENTRE_HZ
     return hz.reshape(-1), vector[:, :HOPS_PER_FRAME].reshape(-1) > 0.5
-
-
-def stack_features(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, ...]:
-    """Joins (mel, pitch, phase) arrays of several shards into float tensors."""
-    return tuple(torch.from_numpy(np.concatenate(column)).float() for column in zip(*parts, strict=True))

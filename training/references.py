@@ -1,17 +1,14 @@
-"""Makes the bank of reference prompts: utterances of every voice as the neural encoder hears them."""
+"""Makes the bank of reference prompts: utterances of every speaker as the neural encoder hears them."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from training.batches import LONGEST_REFERENCE, SHORTEST_REFERENCE
 from training.codec import Encoder
-from training.data import read_shard, shard_paths, to_codec_rate
+from training.data import CONTINUUM, read_shard
 from training.quantizer import Quantizer
-from training.synthesis import VOICES
-
-SHORTEST_FRAMES, LONGEST_FRAMES = 38, 110
-_SOURCE_FRAME = 640
 
 
 def load_encoder(work_dir: Path) -> Encoder:
@@ -29,24 +26,23 @@ def encode_waveform(encoder: Encoder, quantizer: Quantizer, waveform: torch.Tens
     return quantizer.encode(latents.float())
 
 
-def build_references(work_dir: Path, shards: int = 3) -> None:
-    """Encodes the 1.5 to 4.4 s utterances of some shards of each voice into `references/`."""
+def build_references(work_dir: Path, named: int = 70, others: int = 24) -> None:
+    """Encodes some untagged utterances of every speaker's first shard into `references/`."""
     quantizer, encoder = Quantizer.load(work_dir / "quantizer.pt"), load_encoder(work_dir)
     (work_dir / "references").mkdir(exist_ok=True)
-    for voice in VOICES:
-        for path in shard_paths(work_dir, voice)[1 : 1 + shards]:
-            shard = read_shard(path)
-            texts, codes = [], []
-            for index, text in enumerate(shard.texts):
-                first, last = shard.offsets[index], shard.offsets[index + 1]
-                if not SHORTEST_FRAMES <= last - first <= LONGEST_FRAMES:
-                    continue
-                waveform = to_codec_rate(shard.samples[first * _SOURCE_FRAME : last * _SOURCE_FRAME])
+    for path in sorted((work_dir / "shards").glob("*_0000.npz")):
+        shard, voice = read_shard(path), path.stem.split("_")[0]
+        out = work_dir / "references" / path.name
+        if voice.endswith("tags") or out.exists():
+            continue
+        texts, codes = [], []
+        for index, text in enumerate(shard.texts):
+            fits = SHORTEST_REFERENCE <= shard.offsets[index + 1] - shard.offsets[index] <= LONGEST_REFERENCE
+            if fits and "<|" not in text and len(texts) < (others if voice in CONTINUUM else named):
                 texts.append(text)
-                codes.append(encode_waveform(encoder, quantizer, waveform).numpy().astype(np.int16))
-            offsets = np.cumsum([0, *map(len, codes)])
-            np.savez(
-                work_dir / "references" / f"{path.stem}.npz", texts=np.array(texts), offsets=offsets,
-                codes=np.concatenate(codes),
-            )  # fmt: skip
-            print(f"references {path.stem}: {len(texts)}", flush=True)
+                codes.append(
+                    encode_waveform(encoder, quantizer, shard.waveform(index)).numpy().astype(np.int16)
+                )
+        offsets = np.cumsum([0, *map(len, codes)])
+        np.savez(out, texts=np.array(texts), offsets=offsets, codes=np.concatenate(codes))
+        print(f"references {path.stem}: {len(texts)}", flush=True)

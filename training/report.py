@@ -7,16 +7,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.evaluate import flite_speaker
+from training.batches import speaker_offset
+from training.data import Studio, to_codec_rate
 from training.features import frame_features
 from training.generate import decode_codes, speak
+from training.references import encode_waveform, load_encoder
+from training.scripts import Part
+from training.speakers import NAMED, STRANGERS
 from training.states import load_states
+from training.synthesis import PLAIN
+from training.tags import PROSODY, STYLES, written
 
-TEXTS = [
-    "Hello, this is Stentor speaking.",
-    "The quick brown fox jumps over the lazy dog.",
-    "I have 42 apples and 7 oranges.",
+# Speaker, tag and text of each row; speakers other than slt are cloned from a reference.
+ROWS = [
+    ("slt", "", "Hello, this is Stentor speaking."),
+    ("slt", "", "I have 42 apples and 7 oranges."),
+    ("slt", "style:whispering", "The quick brown fox jumps over the lazy dog."),
+    ("slt", "prosody:expressive_high", "The quick brown fox jumps over the lazy dog."),
+    ("bruno", "", "The quick brown fox jumps over the lazy dog."),
+    ("h1", "", "The quick brown fox jumps over the lazy dog."),
 ]
+_REFERENCE = "A nervous teacher follows the quiet captain into the garden."
 
 
 def _spectrogram(axis, waveform: np.ndarray, title: str) -> None:
@@ -63,7 +74,7 @@ def draw_curves(path: Path, log: Path) -> None:
         (0, "book 0"),
         (1, "book 1"),
         (3, "book 3"),
-        (5, "book 5"),
+        (4, "book 4"),
         (6, "pitch"),
         (7, "phase"),
     ):
@@ -84,13 +95,27 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "report")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model, decoder, quantizer = load_states(arguments.work_dir)
-    source = [waveform for waveform, _, _ in flite_speaker("slt")(TEXTS)]
-    latents = [quantizer.latents(*frame_features(torch.from_numpy(waveform))) for waveform in source]
-    codec = [decode_codes(decoder, quantizer, quantizer.encode(part).numpy()) for part in latents]
-    spoken = [waveform for waveform, _ in speak(model, decoder, quantizer, TEXTS)]
-    columns = {"source": source, "codec": codec, "model": spoken}
-    draw_columns(arguments.folder / "spectrograms.png", columns, TEXTS)
+    columns = {"source": [], "codec": [], "model": []}
+    states, encoder, studio = load_states(arguments.work_dir), load_encoder(arguments.work_dir), Studio()
+    quantizer = states[2]
+    for name, tag, text in ROWS:
+        speaker = (NAMED | STRANGERS)[name]
+        delivery = (PROSODY | STYLES).get(tag, PLAIN)
+        source = to_codec_rate(studio.speak(Part(text, delivery), speaker).samples)
+        columns["source"].append(source.numpy())
+        if name in NAMED:
+            latents = quantizer.latents(*frame_features(source), speaker_offset(arguments.work_dir, name))
+            codes = quantizer.encode(latents)
+        else:
+            codes = encode_waveform(encoder, quantizer, source)
+        columns["codec"].append(decode_codes(states[1], quantizer, codes.numpy()))
+        reference = None
+        if name != "slt":
+            heard = to_codec_rate(studio.speak(Part(_REFERENCE), speaker).samples)
+            reference = [(encode_waveform(encoder, quantizer, heard).numpy(), _REFERENCE)]
+        columns["model"].append(speak(*states, [(written(tag) if tag else "") + text], reference)[0][0])
+    titles = [f"{name} {tag} {text}" for name, tag, text in ROWS]
+    draw_columns(arguments.folder / "spectrograms.png", columns, titles)
     draw_curves(arguments.folder / "curves.png", arguments.work_dir / "language_model.log")
 
 

@@ -1,15 +1,42 @@
-"""Knows how to make flite speak in this process and how to read the phoneme times of what it said."""
+"""Knows how to make flite speak in this process, as any speaker and in any delivery, with phoneme times."""
 
 import ctypes
 from dataclasses import dataclass
 
 import numpy as np
 
+from training.speakers import Speaker
+
 SAMPLE_RATE_HZ = 16_000
-VOICES = ("slt", "rms", "awb", "kal16")
-# One gain per voice brings all of them to about the same speech level (RMS 0.08 of full scale).
-_GAINS = {"slt": 0.75, "rms": 1.5, "awb": 1.4, "kal16": 1.9}
+# The level of every speaker before its delivery's gain: RMS of the whole utterance, of full scale.
+_LEVEL = 0.08
+# Without it the median pitch of rms lies a third of the spread below its mean.
+_MEDIAN_LIFT = {"rms": 0.34}
 _LEAD_S, _TAIL_S = 0.08, 0.16
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How something is said: speed ratio, pitch shift, pitch range ratio, gain, tilt, voiced or whispered."""
+
+    rate: float = 1.0
+    semitones: float = 0.0
+    spread: float = 1.0
+    gain_db: float = 0.0
+    tilt: float = 0.0
+    whisper: bool = False
+
+
+PLAIN = Delivery()
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One spoken text: int16 samples at 16 kHz, and for each phoneme its name and end time in seconds."""
+
+    text: str
+    samples: np.ndarray
+    phonemes: list[tuple[str, float]]
 
 
 class _Wave(ctypes.Structure):
@@ -22,13 +49,22 @@ class _Wave(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
-class Utterance:
-    """One spoken text: int16 samples at 16 kHz, and for each phoneme its name and end time in seconds."""
+class _Voice(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("features", ctypes.c_void_p))
 
-    text: str
-    samples: np.ndarray
-    phonemes: list[tuple[str, float]]
+
+# `cst_cg_db` of flite 2.2's cst_cg.h up to the last field that is changed here.
+_P, _I, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+_DATABASE_TYPES = [_P, _P, _I, _I, _F, _F, _I, _P, _I, *[_P] * 6, _I, _I, *[_P] * 4, _I, _F, _I, *[_P] * 3]
+_DATABASE_TYPES += [_I, _P, _I, _F, _F, *[_I] * 4, _P, _I]
+_CHANGED = {len(_DATABASE_TYPES) - 8: "alpha", len(_DATABASE_TYPES) - 1: "accents"}
+
+
+class _Database(ctypes.Structure):
+    _fields_ = tuple((_CHANGED.get(i, f"field{i}"), kind) for i, kind in enumerate(_DATABASE_TYPES))
+
+
+_MEAN, _SPREAD, _STRETCH = b"int_f0_target_mean", b"int_f0_target_stddev", b"duration_stretch"
 
 
 class Flite:
@@ -44,7 +80,24 @@ class Flite:
         register = getattr(load(f"libflite_cmu_us_{voice}.so.1"), f"register_cmu_us_{voice}")
         register.restype, register.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
         self._voice = register(None)
-        self._gain = _GAINS[voice]
+        self._features = ctypes.cast(self._voice, ctypes.POINTER(_Voice)).contents.features
+        value = self._library.feat_val(self._features, b"cg_db")
+        self._database = self._library.val_cg_db(value).contents
+        self._native_alpha = float(self._database.alpha)
+        self._make_writable()
+        # rms comes with a second model of pitch accents, which ignores the targets for mean and spread.
+        self._database.accents = 0
+        self._lift = _MEDIAN_LIFT.get(voice, 0.0)
+
+    def _make_writable(self) -> None:
+        """The voice's constants lie in read-only pages of its library; the warping must be changed there."""
+        protect = ctypes.CDLL(None).mprotect
+        protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        address = ctypes.addressof(self._database)
+        page = address & ~4095
+        size = -(-(address - page + ctypes.sizeof(_Database) + 64) // 4096) * 4096
+        if protect(page, size, 3):
+            raise OSError("cannot make flite's voice writable")
 
     def _declare(self) -> None:
         pointer, text = ctypes.c_void_p, ctypes.c_char_p
@@ -57,18 +110,29 @@ class Flite:
             "item_feat_string": (text, [pointer, text]),
             "item_feat_float": (ctypes.c_float, [pointer, text]),
             "delete_utterance": (None, [pointer]),
+            "feat_val": (pointer, [pointer, text]),
+            "val_cg_db": (ctypes.POINTER(_Database), [pointer]),
+            "feat_set_float": (None, [pointer, text, ctypes.c_float]),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
 
-    def speak(self, text: str) -> Utterance:
+    def speak(self, text: str, speaker: Speaker, delivery: Delivery = PLAIN) -> Utterance:
         """Speaks `text` and trims the silence at both ends to a fixed length."""
-        flite = self._library
+        flite, shift = self._library, 2 ** (delivery.semitones / 12)
+        # Without any pitch the synthesis filter is excited by noise alone: a whisper.
+        voiced = 0.0 if delivery.whisper else shift
+        flite.feat_set_float(
+            self._features, _MEAN, (speaker.pitch_hz + self._lift * speaker.spread_hz) * voiced
+        )
+        flite.feat_set_float(self._features, _SPREAD, speaker.spread_hz * delivery.spread * voiced)
+        flite.feat_set_float(self._features, _STRETCH, 1 / (speaker.rate * delivery.rate))
+        self._database.alpha = self._native_alpha + speaker.warp
         utterance = flite.flite_synth_text(text.encode(), self._voice)
         wave = flite.utt_wave(utterance).contents
         assert wave.sample_rate == SAMPLE_RATE_HZ
-        samples = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).copy()
+        samples = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).astype(np.float32)
         phonemes = []
         item = flite.relation_head(flite.utt_relation(utterance, b"Segment"))
         while item:
@@ -76,12 +140,23 @@ class Flite:
             phonemes.append((name, float(flite.item_feat_float(item, b"end"))))
             item = flite.item_next(item)
         flite.delete_utterance(utterance)
-        return self._trim(text, samples, phonemes)
-
-    def _trim(self, text: str, samples: np.ndarray, phonemes: list[tuple[str, float]]) -> Utterance:
         start_s = max(0.0, phonemes[0][1] - _LEAD_S)
-        speech_end_s = phonemes[-2][1] if phonemes[-1][0] == "pau" else phonemes[-1][1]
-        end_s = speech_end_s + _TAIL_S
+        end_s = (phonemes[-2][1] if phonemes[-1][0] == "pau" else phonemes[-1][1]) + _TAIL_S
         samples = samples[int(start_s * SAMPLE_RATE_HZ) : int(end_s * SAMPLE_RATE_HZ)]
-        samples = np.clip(samples * self._gain, -32767, 32767).astype(np.int16)
-        return Utterance(text, samples, [(name, end - start_s) for name, end in phonemes])
+        level_db = delivery.gain_db - (9 if delivery.whisper else 0)
+        shaped = levelled(samples, speaker.tilt + delivery.tilt, level_db)
+        return Utterance(text, shaped, [(name, end - start_s) for name, end in phonemes])
+
+
+def levelled(samples: np.ndarray, tilt: float, gain_db: float) -> np.ndarray:
+    """int16 samples with `tilt` dB per octave about 1 kHz, at the common level changed by `gain_db`."""
+    spectrum = np.fft.rfft(samples.astype(np.float32))
+    hz = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE_HZ)
+    octaves = np.clip(np.log2(np.maximum(hz, 1) / 1000), -3, 3)
+    # Nothing below 50 Hz is speech.
+    spectrum *= 10 ** (tilt * octaves / 20) * np.clip(hz / 50, 0, 1)
+    shaped = np.fft.irfft(spectrum, len(samples))
+    loudness = np.sqrt(np.mean(shaped**2)) + 1e-6
+    shaped *= 32768 * _LEVEL * 10 ** (gain_db / 20) / loudness
+    peak = np.abs(shaped).max()
+    return (shaped * min(1.0, 31000 / (peak + 1e-6))).astype(np.int16)

@@ -131,8 +131,11 @@ def as_sentence(words: list[str]) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def as_written(words: list[str], rng: random.Random) -> str:
-    """Words as a user types them: mostly a capital first letter, "I" upper case, and closing punctuation."""
+def as_written(words: list[str], rng: random.Random, ending: bool = False) -> str:
+    """Words as a user types them: mostly a capital first letter, "I" upper case, and closing punctuation.
+
+    With `ending` there is always a mark at the end, as in the middle of a text.
+    """
     words = ["I" + word[1:] if word == "i" or word.startswith("i'") else word for word in words]
     if len(words) >= 7 and rng.random() < 0.35:
         cut = rng.randint(2, len(words) - 3)
@@ -140,7 +143,7 @@ def as_written(words: list[str], rng: random.Random) -> str:
     text = " ".join(words)
     if rng.random() < 0.88:
         text = text[0].upper() + text[1:]
-    return text + rng.choices([".", "?", "!", ""], [0.68, 0.12, 0.08, 0.12])[0]
+    return text + rng.choices([".", "?", "!", ""], [0.68, 0.12, 0.08, 0.0 if ending else 0.12])[0]
 
 
 _NAMES = (
@@ -186,27 +189,24 @@ class TextSource:
         tests = held_out_sus(400) + held_out_open(400, bigrams)
         self._held_out = {" ".join(words) for words in tests}
 
-    def next(self) -> str:
-        """The next training text, about one to twelve seconds long when spoken."""
-        rng = self._random
-        kind = rng.random()
-        if kind < 0.15:
-            return template_sentence(rng)
-        if kind < 0.20:
-            return " ".join(self._sentence() for _ in range(rng.randint(2, 3)))
-        return self._sentence()
+    def next(self, ending: bool = False) -> str:
+        """The next text, about one to six seconds long when spoken; with `ending` it closes with a mark."""
+        if self._random.random() < 0.18:
+            text = template_sentence(self._random)
+            return text if text[-1] in ".!?" or not ending else text + "."
+        return self._sentence(ending)
 
-    def _sentence(self) -> str:
+    def _sentence(self, ending: bool) -> str:
         rng = self._random
         while True:
             kind = rng.random()
             if kind < 0.16:
                 words = sus_sentence(rng)
-            elif kind < 0.30:
+            elif kind < 0.32:
                 words = rng.sample(self._words, rng.randint(2, 6))
-            elif kind < 0.35:
+            elif kind < 0.37:
                 words = self._sampler.words(1, 3)
             else:
                 words = self._sampler.words(3, 12)
             if " ".join(words) not in self._held_out:
-                return as_written(words, rng)
+                return as_written(words, rng, ending)

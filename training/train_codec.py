@@ -10,18 +10,29 @@ import soxr
 import torch
 from torch import nn
 
-from training.batches import read_codes
+from training.batches import read_codes, speaker_offset
 from training.codec import Decoder, Encoder
-from training.data import shard_paths
+from training.data import DEFAULT, LANGUAGES, NAMED, speaker_of
 from training.features import FRAME, SAMPLE_RATE_HZ, mel_filters
-from training.quantizer import MEL_BOOKS, MEL_DIMS, PHASE_DIMS, PITCH_DIMS, Quantizer
+from training.quantizer import MEL_BOOKS, MEL_DIMS, PHASE_DIMS, PITCH_DIMS, SPEAKER_DIMS, Quantizer
 from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
 from training.train_language_model import save_state
+from training.warm_start import start_decoder, start_encoder
 
-VOICE_SHARES = {"slt": 0.4, "rms": 0.2, "awb": 0.2, "kal16": 0.2}
+# How crops are shared among kinds of speech.
+KIND_SHARES = {"default": 0.3, "whisper": 0.1, "named": 0.33, "continuum": 0.22, "language": 0.05}
 _SOURCE_FRAME = FRAME * SOURCE_RATE_HZ // SAMPLE_RATE_HZ
 _STFT_SIZES = (256, 512, 1024, 2048)
-SHARDS_PER_VOICE = 6
+_PLACES = ("start", "anywhere", "anywhere", "end")
+# A crop is judged two frames away from its edges, where the decoder sees zeros instead of neighbours.
+# But where an utterance begins or ends it sees the same zeros; there it must be silent and must not click.
+_INSIDE = {
+    "start": slice(0, -2 * FRAME),
+    "anywhere": slice(2 * FRAME, -2 * FRAME),
+    "end": slice(2 * FRAME, None),
+}
+_EDGE = {"start": slice(0, 64), "end": slice(-64, None)}
+_EDGE_WEIGHT = 20.0
 
 
 @dataclass(frozen=True)
@@ -33,20 +44,34 @@ class Crops:
     latents: torch.Tensor
 
 
-class CropSampler:
-    """Draws random crops of all voices from the first `shards` shards of each."""
+def kind_of(voice: str) -> str:
+    """The kind of speech that a shard's utterances are, unless they are whispered."""
+    if voice.startswith(DEFAULT):
+        return "default"
+    return "named" if voice in NAMED else "language" if voice in LANGUAGES else "continuum"
 
-    def __init__(self, work_dir: Path, quantizer: Quantizer, shards: int, seed: int) -> None:
+
+class CropSampler:
+    """Draws random crops of all kinds of speech from the first shard of every voice."""
+
+    def __init__(self, work_dir: Path, quantizer: Quantizer, seed: int, shards: int = 1) -> None:
         self._quantizer = quantizer
         self._rng = np.random.default_rng(seed)
-        self._voices: dict[str, list[dict[str, np.ndarray]]] = {voice: [] for voice in VOICE_SHARES}
-        for voice, entries in self._voices.items():
-            for path in shard_paths(work_dir, voice)[1 : 1 + shards]:
-                with np.load(path) as data:
-                    names = ("offsets", "samples", "mel", "pitch_hz", "phase")
-                    entries.append(
-                        {name: data[name] for name in names} | {"codes": read_codes(path, quantizer)}
-                    )
+        self._spans: dict[str, list[tuple[dict[str, np.ndarray], int]]] = {kind: [] for kind in KIND_SHARES}
+        for path in sorted((work_dir / "shards").glob("*_[0-9][0-9][0-9][0-9].npz")):
+            voice, number = path.stem.split("_")
+            # The default voice's first shard is kept for validation.
+            if int(number) >= shards + (voice == DEFAULT) * 2 or path.stem == f"{DEFAULT}_0000":
+                continue
+            with np.load(path) as data:
+                names = ("offsets", "samples", "mel", "pitch_hz", "phase")
+                shard = {name: data[name] for name in names} | {"codes": read_codes(path, quantizer)}
+                shard["offset"] = speaker_offset(work_dir, speaker_of(path)).numpy()
+                texts = data["texts"].tolist()
+            for index, text in enumerate(texts):
+                kind = "whisper" if "whispering" in text else kind_of(voice)
+                self._spans[kind].append((shard, index))
+        self._kinds = [kind for kind, spans in self._spans.items() if spans]
 
     def draw(self, count: int, frames: int, place: str = "anywhere") -> Crops:
         """`count` crops of `frames` frames: from "anywhere", the "start" or the "end" of their utterances."""
@@ -56,10 +81,10 @@ class CropSampler:
 
     def _crop(self, frames: int, place: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rng = self._rng
-        voice = str(rng.choice(list(VOICE_SHARES), p=list(VOICE_SHARES.values())))
+        shares = np.array([KIND_SHARES[kind] for kind in self._kinds])
+        spans = self._spans[str(rng.choice(self._kinds, p=shares / shares.sum()))]
         while True:
-            shard = self._voices[voice][rng.integers(len(self._voices[voice]))]
-            index = rng.integers(len(shard["offsets"]) - 1)
+            shard, index = spans[rng.integers(len(spans))]
             first, last = shard["offsets"][index], shard["offsets"][index + 1]
             if last - first >= frames:
                 break
@@ -72,7 +97,8 @@ class CropSampler:
         wave = soxr.resample(pcm.astype(np.float32) / 32768.0, SOURCE_RATE_HZ, SAMPLE_RATE_HZ)
         wave = torch.from_numpy(wave[left * FRAME : (left + frames) * FRAME])
         features = (torch.from_numpy(shard[name][span]).float() for name in ("mel", "pitch_hz", "phase"))
-        return wave, torch.from_numpy(shard["codes"][span]).long(), self._quantizer.latents(*features)
+        latents = self._quantizer.latents(*features, torch.from_numpy(shard["offset"]))
+        return wave, torch.from_numpy(shard["codes"][span]).long(), latents
 
 
 def spectral_losses(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -128,23 +154,32 @@ def decoder_input(quantizer: Quantizer, codes: torch.Tensor) -> torch.Tensor:
     return latents
 
 
-def decoder_losses(decoder: Decoder, quantizer: Quantizer, crops: Crops) -> dict[str, torch.Tensor]:
-    """Weighted losses of the decoder's output, two frames away from the crop's edges."""
+def decoder_losses(
+    decoder: Decoder, quantizer: Quantizer, crops: Crops, place: str
+) -> dict[str, torch.Tensor]:
+    """Weighted losses of the decoder's output, with the utterance's edge if the crops have one."""
     with torch.autocast("cpu", torch.bfloat16):
-        output = decoder(decoder_input(quantizer, crops.codes))
-    inner = slice(2 * FRAME, -2 * FRAME)
-    parts = spectral_losses(output.float()[:, inner], crops.waveforms[:, inner])
-    return {"magnitude": parts["magnitude"], "mel": 2 * parts["mel"], "phase": 0.5 * parts["phase"]}
+        output = decoder(decoder_input(quantizer, crops.codes)).float()
+    inside = _INSIDE[place]
+    parts = spectral_losses(output[:, inside], crops.waveforms[:, inside])
+    losses = {"magnitude": parts["magnitude"], "mel": 2 * parts["mel"], "phase": 0.5 * parts["phase"]}
+    if place in _EDGE:
+        edge = _EDGE[place]
+        losses["edge"] = _EDGE_WEIGHT * (output[:, edge] - crops.waveforms[:, edge]).abs().mean()
+    return losses
 
 
-def encoder_losses(encoder: Encoder, quantizer: Quantizer, crops: Crops) -> dict[str, torch.Tensor]:
+def encoder_losses(
+    encoder: Encoder, quantizer: Quantizer, crops: Crops, place: str
+) -> dict[str, torch.Tensor]:
     """Squared errors of the latents, each group of dimensions relative to its own power, weighted."""
     with torch.autocast("cpu", torch.bfloat16):
         output = encoder(crops.waveforms)
-    inner = slice(2, -2)
+    inner = {"start": slice(0, -2), "anywhere": slice(2, -2), "end": slice(2, None)}[place]
     error = (output.float() - crops.latents).square()[:, inner]
     power = crops.latents.square()[:, inner]
     weights = {"mel": (MEL_DIMS, 1.0), "pitch": (PITCH_DIMS, 0.5), "phase": (PHASE_DIMS, 0.2)}
+    weights["timbre"] = (SPEAKER_DIMS, 2.0)
     return {
         name: weight * error[..., dims].mean() / power[..., dims].mean().clamp(min=1e-3)
         for name, (dims, weight) in weights.items()
@@ -166,20 +201,21 @@ def _train(work_dir: Path, name: str, module: nn.Module, schedule: CodecSchedule
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     quantizer = Quantizer.load(work_dir / "quantizer.pt")
-    sampler = CropSampler(work_dir, quantizer, SHARDS_PER_VOICE, schedule.seed + step)
+    sampler = CropSampler(work_dir, quantizer, schedule.seed + step)
     torch.manual_seed(schedule.seed + step)
     started = saved_at = time.monotonic()
     while step < steps:
-        parts = LOSSES[name](module, quantizer, sampler.draw(schedule.batch, schedule.frames))
+        place = _PLACES[step % len(_PLACES)]
+        parts = LOSSES[name](module, quantizer, sampler.draw(schedule.batch, schedule.frames, place), place)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(parts.values())).sum().backward()
         nn.utils.clip_grad_norm_(module.parameters(), 2.0)
         optimizer.param_groups[0]["lr"] = schedule.rate(step, steps)
         optimizer.step()
         step += 1
-        if step % 25 == 0:
+        if step % 50 in (1, 2):
             shown = " ".join(f"{key} {float(value.detach()):.3f}" for key, value in parts.items())
-            print(f"{name} {step} {time.monotonic() - started:.0f}s {shown}", flush=True)
+            print(f"{name} {step} {place} {time.monotonic() - started:.0f}s {shown}", flush=True)
         if time.monotonic() - saved_at > 120 or step == steps:
             saved_at = time.monotonic()
             save_state(path, model=module.state_dict(), optimizer=optimizer.state_dict(), step=step)
@@ -188,10 +224,14 @@ def _train(work_dir: Path, name: str, module: nn.Module, schedule: CodecSchedule
 def train_decoder(work_dir: Path, schedule: CodecSchedule) -> None:
     """Trains the decoder to the end."""
     torch.manual_seed(schedule.seed)
-    _train(work_dir, "decoder", Decoder(), schedule, schedule.decoder_steps)
+    decoder = Decoder()
+    start_decoder(work_dir, decoder, Quantizer.load(work_dir / "quantizer.pt"))
+    _train(work_dir, "decoder", decoder, schedule, schedule.decoder_steps)
 
 
 def train_encoder(work_dir: Path, schedule: CodecSchedule) -> None:
     """Trains the encoder to the end."""
     torch.manual_seed(schedule.seed)
-    _train(work_dir, "encoder", Encoder(), schedule, schedule.encoder_steps)
+    encoder = Encoder()
+    start_encoder(work_dir, encoder)
+    _train(work_dir, "encoder", encoder, schedule, schedule.encoder_steps)

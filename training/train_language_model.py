@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training.batches import Batch, ExamplePool, ReferenceBank, batches, collate
+from training.batches import VALIDATION, Batch, batches, collate, load_examples
 from training.batches import _sequence as sequence
-from training.data import PHONEMES
-from training.language_model import TinyLanguageModel, seed_phase_geometry
+from training.data import PHONEMES, shard_path
+from training.language_model import TinyLanguageModel, seed_phase_geometry, seed_timbre_geometry
 from training.prompts import BOOKS, ROW_VOCABULARY
 from training.quantizer import Quantizer
+from training.warm_start import load_language_model, previous_tensors
 
-BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.6, 0.8, 0.5)
+BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.7, 0.9, 0.5)
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,6 @@ class Schedule:
 
     steps: int
     reference_from: int
-    reference_share: float = 0.3
     tokens: int = 2600
     peak_rate: float = 2e-3
     warm_up: int = 150
@@ -54,8 +54,8 @@ def losses(model: TinyLanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.
     ).reshape(-1, BOOKS)
     counts = (targets != -100).sum(0).clamp(min=1)
     auxiliary = nn.functional.cross_entropy(
-        phoneme_logits.float().reshape(-1, len(PHONEMES)), phonemes.reshape(-1)
-    )
+        phoneme_logits.float().reshape(-1, len(PHONEMES)), phonemes.reshape(-1), reduction="sum"
+    ) / (phonemes != -100).sum().clamp(min=1)
     return nll.sum(0) / counts, auxiliary
 
 
@@ -70,11 +70,9 @@ def make_optimizers(model: TinyLanguageModel, schedule: Schedule) -> list[torch.
     ]
 
 
-def validation_batches(work_dir: Path, quantizer: Quantizer, count: int = 160) -> list[Batch]:
+def validation_batches(work_dir: Path, quantizer: Quantizer, count: int = 96) -> list[Batch]:
     """Zero-shot batches of the default voice's first shard, which is never trained on."""
-    from training.batches import load_examples
-
-    examples = load_examples(work_dir / "shards" / "slt_0000.npz", quantizer)[:count]
+    examples = load_examples(shard_path(work_dir, VALIDATION), quantizer)[:count]
     examples.sort(key=lambda example: len(example.codes))
     return [collate([sequence(e) for e in examples[i : i + 16]]) for i in range(0, len(examples), 16)]
 
@@ -102,12 +100,23 @@ def log(work_dir: Path, line: str) -> None:
         file.write(line + "\n")
 
 
+def start_model(work_dir: Path, quantizer: Quantizer) -> TinyLanguageModel:
+    """The model before its first step: a checkpoint's weights where there are any, else random ones."""
+    model = TinyLanguageModel()
+    tensors = previous_tensors(work_dir)
+    if tensors is None:
+        seed_phase_geometry(model, quantizer)
+    else:
+        load_language_model(tensors, model)
+    seed_timbre_geometry(model, quantizer)
+    return model
+
+
 def train(work_dir: Path, schedule: Schedule) -> None:
     """Trains to the end of the schedule, resuming from `language_model.pt` when it is there."""
     torch.manual_seed(schedule.seed)
     quantizer = Quantizer.load(work_dir / "quantizer.pt")
-    model = TinyLanguageModel()
-    seed_phase_geometry(model, quantizer)
+    model = start_model(work_dir, quantizer)
     optimizers = make_optimizers(model, schedule)
     path, step, stage = work_dir / "language_model.pt", 0, ""
     if path.exists():
@@ -117,12 +126,15 @@ def train(work_dir: Path, schedule: Schedule) -> None:
             optimizer.load_state_dict(saved)
         step = state["step"]
     held_out = validation_batches(work_dir, quantizer)
+    log(work_dir, f"validation {step} {validate(model, held_out)}")
     stream = iter(())
     started = saved_at = time.monotonic()
     while step < schedule.steps:
         wanted = "references" if step >= schedule.reference_from else "zero-shot"
         if wanted != stage:
-            stage, stream = wanted, _stream(work_dir, quantizer, schedule, wanted, step)
+            stage = wanted
+            seed, references = schedule.seed + step, wanted == "references"
+            stream = batches(work_dir, quantizer, schedule.tokens, seed, references)
         batch = next(stream)
         loss = _step(model, optimizers, batch, schedule, step)
         step += 1
@@ -138,13 +150,6 @@ def train(work_dir: Path, schedule: Schedule) -> None:
             save_state(
                 path, model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers], step=step
             )
-
-
-def _stream(work_dir: Path, quantizer: Quantizer, schedule: Schedule, stage: str, step: int):
-    bank = ReferenceBank(work_dir / "references") if stage == "references" else None
-    voices = ("slt", "rms", "awb", "kal16") if bank else ("slt",)
-    pool = ExamplePool(work_dir, voices, quantizer)
-    return batches(pool, bank, schedule.reference_share, schedule.tokens, schedule.seed + step)
 
 
 def _step(

@@ -1,10 +1,12 @@
 """Laws of the training recipe that need neither flite nor a recogniser."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from training.features import FRAME, frame_features, pitch_track
+from training.features import FRAME, MEL_BANDS, frame_features, pitch_track
 from training.prompts import (
     AUDIO,
     BEGIN_OF_CODES,
@@ -13,14 +15,28 @@ from training.prompts import (
     PLACEHOLDER,
     REF_AUDIO,
     REF_TEXT,
+    SPECIAL_TOKENS,
     TEXT,
+    TOKEN_IDS,
     TTS,
     build_prompt,
     delay,
+    text_ids,
     undelay,
 )
-from training.quantizer import CODE_DIM, CODES, Quantizer, fit, pitch_from_latents
+from training.quantizer import (
+    CODE_DIM,
+    CODES,
+    SPEAKER_BOOK,
+    Quantizer,
+    active_frames,
+    fit,
+    pitch_from_latents,
+)
+from training.speakers import NAMED, STRANGERS, continuum
+from training.tags import EMOTIONS, PAUSES, PROSODY, SOUNDS, STYLES, written
 from training.texts import as_sentence, held_out_sus
+from training.warm_start import recover_basis
 
 SAMPLE_RATE_HZ = 24_000
 
@@ -58,12 +74,16 @@ def test_phase_turns_with_the_fundamental() -> None:
 def quantizer() -> Quantizer:
     tones = [frame_features(buzz(80.0 + 3 * index) * (0.2 + 0.02 * index)) for index in range(45)]
     mel, pitch_hz, phase = (torch.cat(column) for column in zip(*tones, strict=True))
-    return fit(mel, pitch_hz, phase)
+    offsets = torch.randn(24, MEL_BANDS, generator=torch.Generator().manual_seed(1))
+    offsets[0] = 0
+    # Also as other speakers hear themselves: every second tone belongs to one.
+    speaker = (torch.arange(len(mel)) % 2) * 3
+    return fit(mel, pitch_hz, phase, speaker, offsets)
 
 
 def test_codes_keep_pitch_and_envelope(quantizer: Quantizer) -> None:
     features = frame_features(buzz(122.0) * 0.48)
-    latents = quantizer.latents(*features)
+    latents = quantizer.latents(*features, torch.zeros(MEL_BANDS))
     codes = quantizer.encode(latents)
     assert codes.shape == (len(latents), BOOKS)
     assert int(codes.max()) < CODES
@@ -72,6 +92,18 @@ def test_codes_keep_pitch_and_envelope(quantizer: Quantizer) -> None:
     assert float(error) < 0.05
     pitch_hz, voiced = pitch_from_latents(restored)
     assert abs(float(pitch_hz[voiced].median()) / 122.0 - 1) < 0.03
+
+
+def test_the_speaker_code_is_one_code_and_carries_the_speakers_mean_spectrum(quantizer: Quantizer) -> None:
+    features = frame_features(buzz(122.0) * 0.48)
+    offset = quantizer.timbre @ quantizer.books[SPEAKER_BOOK, 40, :24] * 2.0
+    plain, coloured = (quantizer.latents(*features, o) for o in (torch.zeros(MEL_BANDS), offset))
+    codes = quantizer.encode(coloured)[:, SPEAKER_BOOK]
+    active = active_frames(features[0])
+    assert set(codes[active].tolist()) == {40}
+    assert set(codes[~active].tolist()) <= {0}
+    whole = coloured[:, :CODE_DIM] + quantizer.timbre_as_mel(coloured)
+    torch.testing.assert_close(whole, plain[:, :CODE_DIM], atol=1e-4, rtol=1e-4)
 
 
 def test_delay_shifts_each_book_and_is_undone() -> None:
@@ -100,3 +132,36 @@ def test_prompt_layouts() -> None:
 def test_held_out_sentences_are_the_same_every_time() -> None:
     assert held_out_sus(5) == held_out_sus(5)
     assert as_sentence(["i", "see", "i'm"]) == "I see I'm."
+
+
+def test_control_tags_are_single_tokens_among_bytes() -> None:
+    ids = text_ids("Oh<|prosody:pause|> well")
+    assert ids == [*b"Oh", TOKEN_IDS["<|prosody:pause|>"], *b" well"]
+
+
+def test_strangers_are_never_drawn_for_training() -> None:
+    drawn = continuum(60)
+    assert continuum(60) == drawn
+    assert not set(STRANGERS) & (set(NAMED) | set(drawn))
+    for stranger in STRANGERS.values():
+        near = [s for s in drawn.values() if s.base == stranger.base and abs(s.warp - stranger.warp) < 0.012]
+        for speaker in near:
+            far_in_pitch = abs(12 * math.log2(speaker.pitch_hz / stranger.pitch_hz)) >= 1.5
+            assert far_in_pitch or abs(speaker.tilt - stranger.tilt) >= 0.8
+
+
+def test_every_prosody_tag_and_emotion_of_the_format_has_a_delivery() -> None:
+    known = {written(tag) for tag in (*PROSODY, *PAUSES, *EMOTIONS, *STYLES, *SOUNDS)}
+    promised = [t for t in SPECIAL_TOKENS if t.startswith(("<|prosody:", "<|emotion:"))]
+    assert len(promised) == 31
+    assert set(promised) <= known
+    assert known <= set(SPECIAL_TOKENS)
+
+
+def test_recovering_a_basis_undoes_a_rotation() -> None:
+    generator = torch.Generator().manual_seed(5)
+    basis = torch.linalg.qr(torch.randn(32, 8, generator=generator))[0]
+    mel = torch.randn(500, 32, generator=generator) @ (basis @ basis.T) + 3.0
+    mean = torch.randn(32, generator=generator)
+    got_mean, got_basis = recover_basis(mel, (mel - mean) @ basis)
+    torch.testing.assert_close((mel - got_mean) @ got_basis, (mel - mean) @ basis, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,73 @@
+"""Knows how to make espeak-ng speak in this process: further speakers, and languages other than English."""
+
+import ctypes
+import random
+
+import numpy as np
+import soxr
+
+from training.speakers import Speaker
+from training.synthesis import SAMPLE_RATE_HZ, Utterance, levelled
+
+# Language code: the speaker of its utterances. All share one variant, of nearly the default voice's pitch.
+LANGUAGES = {code: Speaker(code, f"espeak:{code}+f2", 180, 30) for code in ("de", "es", "fr", "it", "ru")}
+_SYNCHRONOUS, _UTF8, _RATE, _PITCH = 2, 1, 1, 3
+_WORDS_PER_MINUTE = 155
+_MARGIN_S = (0.08, 0.16)
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+class Espeak:
+    """espeak-ng (Debian package `espeak-ng`); one for each process."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL("libespeak-ng.so.1")
+        self._rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
+        self._parts: list[np.ndarray] = []
+        # The callback must outlive every call.
+        self._callback = _CALLBACK(self._take)
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _take(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int) -> int:
+        if samples and count:
+            self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    def speak(self, text: str, speaker: Speaker) -> Utterance:
+        """Speaks `text` with the speaker's espeak voice; no phoneme times."""
+        library, data = self._library, text.encode()
+        if library.espeak_SetVoiceByName(speaker.base.removeprefix("espeak:").encode()):
+            raise ValueError(f"espeak-ng has no voice {speaker.base}")
+        library.espeak_SetParameter(_RATE, int(_WORDS_PER_MINUTE * speaker.rate), 0)
+        library.espeak_SetParameter(_PITCH, 45, 0)
+        self._parts = []
+        library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 1, 0, _UTF8, None, None)
+        samples = np.concatenate(self._parts).astype(np.float32)
+        samples = soxr.resample(samples, self._rate_hz, SAMPLE_RATE_HZ)
+        loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
+        first = max(0, loud[0] - int(_MARGIN_S[0] * SAMPLE_RATE_HZ))
+        samples = samples[first : loud[-1] + int(_MARGIN_S[1] * SAMPLE_RATE_HZ)]
+        return Utterance(text, levelled(samples, speaker.tilt, 0.0), [])
+
+
+class LanguageSource:
+    """Sentences of frequent words of a language, without sense: wordfreq's lists, drawn by frequency."""
+
+    def __init__(self, language: str, seed: int, words: int = 3000) -> None:
+        import wordfreq
+
+        self._random = random.Random(seed)
+        listed = wordfreq.top_n_list(language, words)
+        self._words = [word for word in listed if word.isalpha()]
+        # Flatter than speech, so that rarer words are heard too.
+        self._weights = [wordfreq.word_frequency(word, language) ** 0.6 for word in self._words]
+
+    def next(self) -> str:
+        """The next sentence of three to ten words."""
+        rng = self._random
+        words = rng.choices(self._words, self._weights, k=rng.randint(3, 10))
+        if len(words) >= 7 and rng.random() < 0.4:
+            cut = rng.randint(2, 5)
+            words[cut] += ","
+        text = " ".join(words)
+        return text[0].upper() + text[1:] + rng.choices([".", "?", "!", ""], [0.7, 0.13, 0.07, 0.1])[0]

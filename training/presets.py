@@ -1,0 +1,42 @@
+"""Makes the checkpoint's named voices: a reference's codes, what it says, and further names for them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from training.batches import speaker_offset
+from training.data import Studio, to_codec_rate
+from training.features import frame_features
+from training.quantizer import SPEAKER_BOOK, Quantizer
+from training.references import encode_waveform, load_encoder
+from training.scripts import Part
+from training.speakers import NAMED, PRESETS
+
+_TEXT = "Hello, my name is {name}, and this is how I sound when I speak to you."
+# The names that OpenAI's clients ask for, by likeness as far as there is one.
+ALIASES = {
+    "alloy": "default", "nova": "ida", "shimmer": "vera", "coral": "clara", "sage": "ida", "marin": "vera",
+    "ballad": "angus", "fable": "angus", "verse": "finn", "ash": "oscar", "echo": "martin",
+    "cedar": "martin", "onyx": "bruno",
+}  # fmt: skip
+
+
+def write_presets(work_dir: Path, folder: Path) -> None:
+    """Writes `voices/NAME.npy`, `voices/NAME.txt` and `voices/aliases.json` into a checkpoint folder.
+
+    The codes are the neural encoder's, as the language model knows references, but the speaker code is exact.
+    """
+    quantizer, encoder, studio = Quantizer.load(work_dir / "quantizer.pt"), load_encoder(work_dir), Studio()
+    voices = folder / "voices"
+    voices.mkdir(parents=True, exist_ok=True)
+    for name, speaker_name in PRESETS.items():
+        text = _TEXT.format(name=name.capitalize())
+        waveform = to_codec_rate(studio.speak(Part(text), NAMED[speaker_name]).samples)
+        codes = encode_waveform(encoder, quantizer, waveform)
+        features = frame_features(waveform)
+        exact = quantizer.encode(quantizer.latents(*features, speaker_offset(work_dir, speaker_name)))
+        codes[:, SPEAKER_BOOK] = exact[:, SPEAKER_BOOK]
+        np.save(voices / f"{name}.npy", codes.numpy().astype(np.int16))
+        (voices / f"{name}.txt").write_text(text + "\n")
+    (voices / "aliases.json").write_text(json.dumps(ALIASES, indent=2) + "\n")
