@@ -33,7 +33,7 @@ def write_presets(work_dir: Path, folder: Path) -> None:
     for name, speaker_name in PRESETS.items():
         text = _TEXT.format(name=name.capitalize())
         waveform = to_codec_rate(studio.speak(Part(text), NAMED[speaker_name]).samples)
-        codes = encode_waveform(encoder, quantizer, waveform)
+        codes = encode_waveform(encoder, quantizer, waveform).clone()
         features = frame_features(waveform)
         exact = quantizer.encode(quantizer.latents(*features, speaker_offset(work_dir, speaker_name)))
         codes[:, SPEAKER_BOOK] = exact[:, SPEAKER_BOOK]
