@@ -27,7 +27,9 @@ def test_every_tensor_of_the_recipe_is_in_the_file_and_no_other(shapes: dict[str
     from training.language_model import TinyLanguageModel
     from training.quantizer import BOOKS, CODE_DIM, CODES, Quantizer
 
-    blank = Quantizer(torch.zeros(256), torch.zeros(256, CODE_DIM), torch.zeros(BOOKS, CODES, CODE_DIM))
+    blank = Quantizer(
+        torch.zeros(256), torch.zeros(256, CODE_DIM), torch.zeros(64, 24), torch.zeros(BOOKS, CODES, CODE_DIM)
+    )
     codec = codec_tensors(Decoder(), None, blank)
     expected = language_model_tensors(TinyLanguageModel()) | {CODEC_PREFIX + n: t for n, t in codec.items()}
     assert shapes == {name: tuple(tensor.shape) for name, tensor in expected.items()}
@@ -62,4 +64,4 @@ def test_configs_on_disk_are_those_of_the_recipe() -> None:
 
 
 def test_folder_is_small() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < LIMIT_BYTES
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*")) < LIMIT_BYTES

@@ -36,27 +36,3 @@ def test_it_has_a_womans_pitch_and_no_clicks(plain: list[np.ndarray]) -> None:
     pitches = [measure(waveform).pitch_hz for waveform in plain]
     assert 145 < np.median(pitches) < 200
     assert max(float(np.abs(waveform[:48]).max()) for waveform in plain) < 0.05
-
-
-def test_tags_change_how_it_speaks(tts: TTS, plain: list[np.ndarray]) -> None:
-    def tagged(tag: str) -> dict[str, float]:
-        sounds = [
-            measure(tts.speak(f"<|{tag}|>{as_sentence(words)}", seed=index).waveform)
-            for index, words in enumerate(SENTENCES[:3])
-        ]
-        return {name: float(np.median([getattr(s, name) for s in sounds])) for name in vars(sounds[0])}
-
-    base = float(np.median([measure(waveform).speech_s for waveform in plain[:3]]))
-    slow, fast = (tagged(f"prosody:speed_{name}")["speech_s"] for name in ("very_slow", "very_fast"))
-    assert slow > 1.25 * base > 1.25 * 1.15 * fast
-    low, high = (tagged(f"prosody:pitch_{name}")["pitch_hz"] for name in ("low", "high"))
-    assert high > 1.2 * low
-    assert tagged("style:whispering")["voiced_percent"] < 30
-
-
-def test_named_voices_have_their_own_pitch(tts: TTS) -> None:
-    text = as_sentence(SENTENCES[0])
-    pitch_hz = {
-        name: measure(tts.speak(text, voice=name, seed=1).waveform).pitch_hz for name in ("bruno", "ida")
-    }
-    assert pitch_hz["bruno"] < 115 < 170 < pitch_hz["ida"]
