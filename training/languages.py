@@ -1,4 +1,4 @@
-"""Checks languages without a recogniser: is the speech nearer to its own words than to a changed word?
+"""Checks languages without a recogniser: speech should be nearer to its own words than to a changed word.
 
 For every word of a sentence the source also says the sentence with another word in its place. The model's
 speech, aligned by dynamic time warping, should be nearer to the true sentence. Chance is 50 %; the ceiling is
