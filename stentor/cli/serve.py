@@ -37,13 +37,14 @@ def serve(
     config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
     logs.setup(config.server.log_level.upper(), config.server.log_format)
     listener = take_port(config.server)
+    wyoming = take_port(config.server, "--wyoming") if config.server.wyoming else None
     signal.signal(signal.SIGTERM, _interrupt)
     status = 0
     try:
-        with listener:
+        with listener, wyoming or contextlib.nullcontext():
             address = f"http://{_reachable(*listener.getsockname()[:2])}"
             with page.beside(address, config.ui) if ui else contextlib.nullcontext():
-                status = _load_and_answer(config, listener)
+                status = _load_and_answer(config, listener, wyoming)
     except KeyboardInterrupt:
         pass  # Told to end before there was anything to finish.
     logging.getLogger(__name__).info("stopped with status %d", status)
@@ -51,15 +52,18 @@ def serve(
         raise typer.Exit(status)
 
 
-def take_port(config: ServerConfig) -> socket.socket:
+def take_port(config: ServerConfig, flag: str = "--port") -> socket.socket:
     """A bound socket that does not listen yet: the port is ours, clients are refused until the model is in.
+
+    `flag` names the setting that has the port, `--port` or `--wyoming`.
 
     Raises:
         ConfigError: the address is wrong or the port is in use.
     """
+    port = config.wyoming if flag == "--wyoming" else config.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            config.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"--host {config.host!r} is no address of this machine: {error}") from None
@@ -75,24 +79,30 @@ def take_port(config: ServerConfig) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
-            "stop what uses it, or choose another with --port (0 takes a free one)"
+            f"cannot listen on {config.host} port {port}: {error.strerror}; "
+            f"stop what uses it, or choose another with {flag}"
         ) from None
     return listener
 
 
-def _load_and_answer(config: Config, listener: socket.socket) -> int:
+def _load_and_answer(config: Config, listener: socket.socket, wyoming: socket.socket | None) -> int:
     from stentor.tts import build_pipeline
 
     info, pipeline = build_pipeline(config)
     try:
         pipeline.start()
-        return _answer(config, info, pipeline, listener)
+        return _answer(config, info, pipeline, listener, wyoming)
     finally:
         pipeline.close()
 
 
-def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: socket.socket) -> int:
+def _answer(
+    config: Config,
+    info: "ModelInfo",
+    pipeline: "Pipeline",
+    listener: socket.socket,
+    wyoming: socket.socket | None,
+) -> int:
     """Serve until told to end; the exit status."""
     import uvicorn
 
@@ -103,7 +113,7 @@ def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: s
     host, port = listener.getsockname()[:2]
     # Its start and stop are told in our own words, and each request by the server.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(pipeline, info, VoiceStore.of(info, config.reference), config)
+    app = create_app(pipeline, info, VoiceStore.of(info, config.reference), config, wyoming)
     settings = uvicorn.Config(
         app,
         log_config=None,
@@ -114,6 +124,8 @@ def _answer(config: Config, info: "ModelInfo", pipeline: "Pipeline", listener: s
         ws_per_message_deflate=False,
     )
     hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
+    if wyoming is not None:
+        logging.getLogger(__name__).info("Wyoming is spoken on port %d", wyoming.getsockname()[1])
     server = Server(settings, app.state.admission, config.server, hello)
     server.run(sockets=[listener])
     return server.status

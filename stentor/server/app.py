@@ -1,9 +1,10 @@
 """Knows how the HTTP front door is put together around a pipeline that somebody else runs."""
 
 import os
+import socket
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -26,6 +27,7 @@ from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
 from stentor.server.tracing import make_tracer
 from stentor.server.utterance import Service
+from stentor.server.wyoming.server import Door, serving
 from stentor.voices import VoiceStore
 
 if TYPE_CHECKING:
@@ -51,9 +53,16 @@ def max_body_bytes(config: Config) -> int:
     return config.reference.max_bytes * 4 // 3 + _BODY_MARGIN_BYTES
 
 
-def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config: Config) -> FastAPI:
+def create_app(
+    pipeline: "Pipeline",
+    info: ModelInfo,
+    store: VoiceStore,
+    config: Config,
+    wyoming: socket.socket | None = None,
+) -> FastAPI:
     """The HTTP API of one served model; `pipeline` is started and closed by the caller.
 
+    `wyoming` is a bound socket on which that protocol is spoken beside it, while the app's lifespan lasts.
     `app.state.admission` is the door to the pipeline that every route goes through.
     """
     metrics = Metrics(pipeline.stats)
@@ -67,7 +76,8 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with _beside(wyoming, Door(service, store, limits_of(config), config.server.languages)):
+            yield
         encoders.shutdown(wait=False, cancel_futures=True)
         if tracer is not None:
             tracer.close()
@@ -95,14 +105,7 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
         config.server.write_timeout_s,
         tracer,
     )
-    app.include_router(speech.router(service, config.server.max_batch_items))
-    app.include_router(voices.router(service, store))
-    _add_sockets(app, service, config)
-    app.include_router(elevenlabs_routes.router(service, store))
-    server = config.server
-    foreign_models = elevenlabs_routes.models(reader.served_name, server.languages, server.max_input_chars)
-    app.include_router(health.router(admission, info, reader, metrics, store, foreign_models))
-    app.include_router(page.router())
+    _add_routes(app, service, info, store, config)
     if config.access.admin:
         if not keyring.has_admin:
             raise ConfigError("--admin needs a key with `admin = true` in --api-keys-file")
@@ -110,16 +113,32 @@ def create_app(pipeline: "Pipeline", info: ModelInfo, store: VoiceStore, config:
     return app
 
 
-def _add_sockets(app: FastAPI, service: Service, config: Config) -> None:
-    """The dialects of conversation."""
-    limits = Limits(
+def limits_of(config: Config) -> Limits:
+    """What a client may do in a conversation."""
+    return Limits(
         idle_timeout_s=config.server.socket_idle_timeout_s,
         write_timeout_s=config.server.write_timeout_s,
         max_message_bytes=max_body_bytes(config),
         max_pending_chars=config.server.socket_pending_chars,
     )
+
+
+def _beside(listener: socket.socket | None, door: Door) -> AbstractAsyncContextManager[object]:
+    return nullcontext() if listener is None else serving(door, listener)
+
+
+def _add_routes(app: FastAPI, service: Service, info: ModelInfo, store: VoiceStore, config: Config) -> None:
+    """Every door, but the operator's."""
+    app.include_router(speech.router(service, config.server.max_batch_items))
+    app.include_router(voices.router(service, store))
+    app.include_router(elevenlabs_routes.router(service, store))
+    limits = limits_of(config)
     for dialect in (speech_socket, realtime, elevenlabs_socket):
         app.include_router(dialect.router(service, limits))
+    reader, server = service.reader, config.server
+    theirs = elevenlabs_routes.models(reader.served_name, server.languages, server.max_input_chars)
+    app.include_router(health.router(service.pipeline, info, reader, service.metrics, store, theirs))
+    app.include_router(page.router())
 
 
 def _add_layers(app: FastAPI, metrics: Metrics, keyring: Keyring, config: Config) -> None:
