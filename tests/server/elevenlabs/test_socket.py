@@ -42,6 +42,11 @@ def until_final(socket: ClientConnection, name: str | None = None) -> list[dict[
     return messages
 
 
+def until_error(socket: ClientConnection) -> dict[str, Any]:
+    """The next error; the audio of other contexts may come before it."""
+    return next(message for message in iter(lambda: hear(socket), None) if "error" in message)
+
+
 def audio(messages: list[dict[str, Any]]) -> bytes:
     return b"".join(base64.b64decode(message["audio"]) for message in messages if message.get("audio"))
 
@@ -150,7 +155,7 @@ def test_a_context_closed_twice_stops_at_once_and_the_others_go_on(serve: Serve)
         running.pipeline.wait_until(lambda: len(running.pipeline.open) == 2)
         tell(socket, context_id="a", close_context=True)
         tell(socket, text="More.", context_id="a")
-        refused = next(message for message in iter(lambda: hear(socket), None) if "error" in message)
+        refused = until_error(socket)
         assert refused["contextId"] == "a"
         tell(socket, context_id="a", close_context=True)
         until_final(socket, "a")
@@ -166,13 +171,13 @@ def test_an_error_of_one_context_ends_no_other(serve: Serve) -> None:
 
     with opened(serve(script), "multi-stream-input") as socket:
         tell(socket, text="Bad words are these.", context_id="a", flush=True)
-        told = hear(socket)
+        told = until_error(socket)
         assert (told["message"], told["contextId"]) == ("a bad text", "a")
         tell(socket, text="Hello there.", context_id="b", flush=True)
         assert hear(socket)["contextId"] == "b"
         for number in range(7):
             tell(socket, text="Hello", context_id=f"more {number}")
-        refused = next(message for message in iter(lambda: hear(socket), None) if "error" in message)
+        refused = until_error(socket)
         assert refused["error"] == "max_character_limit_exceeded"
         tell(socket, text="x", context_id=5)
-        assert "must be a string" in hear(socket)["message"]
+        assert "must be a string" in until_error(socket)["message"]
