@@ -48,6 +48,17 @@ def make() -> Iterator[Make]:
         pipeline.close()
 
 
+@pytest.fixture
+def no_process_is_left() -> Callable[[], bool]:
+    """Has every process ended that this test began; other tests may have a server that still runs."""
+    others = set(psutil.Process().children(recursive=True))
+
+    def check() -> bool:
+        return set(psutil.Process().children(recursive=True)) <= others
+
+    return check
+
+
 def end_of(stream: AudioStream) -> StentorError | None:
     """Read to the end; the error, if that is how it ends."""
     try:
@@ -307,7 +318,9 @@ def test_all_workers_may_die_at_once(make: Make) -> None:
     check_clean(pipeline)
 
 
-def test_too_many_deaths_break_the_pipeline_for_good(make: Make) -> None:
+def test_too_many_deaths_break_the_pipeline_for_good(
+    make: Make, no_process_is_left: Callable[[], bool]
+) -> None:
     pipeline = make("process", restart_limit=2)
     for _ in range(2):
         kill(pipeline, "main")
@@ -323,7 +336,7 @@ def test_too_many_deaths_break_the_pipeline_for_good(make: Make) -> None:
     assert not pipeline.ready()
     with pytest.raises(InternalError, match="does not serve"):
         pipeline.submit(fakes.request("late"))
-    wait_until(lambda: not psutil.Process().children(recursive=True))
+    wait_until(no_process_is_left)
 
 
 def test_a_worker_that_cannot_come_back_breaks_the_pipeline(make: Make, tmp_path: Path) -> None:
@@ -339,7 +352,9 @@ def test_a_worker_that_cannot_come_back_breaks_the_pipeline(make: Make, tmp_path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_start_raises_what_a_build_raised_and_leaves_nothing(kind: str) -> None:
+def test_start_raises_what_a_build_raised_and_leaves_nothing(
+    kind: str, no_process_is_left: Callable[[], bool]
+) -> None:
     threads = set(threading.enumerate())
     specs = [
         *fakes.chain()[:3],
@@ -350,7 +365,7 @@ def test_start_raises_what_a_build_raised_and_leaves_nothing(kind: str) -> None:
         pipeline.start()
     assert caught.value.param == "model"
     assert not pipeline.ready()
-    assert psutil.Process().children() == []
+    assert no_process_is_left()
     assert set(threading.enumerate()) <= threads
 
 
@@ -365,7 +380,9 @@ def test_a_build_that_hangs_is_an_error_in_time(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_close_aborts_what_is_open_in_bounded_time_and_leaves_nothing(make: Make, kind: str) -> None:
+def test_close_aborts_what_is_open_in_bounded_time_and_leaves_nothing(
+    make: Make, kind: str, no_process_is_left: Callable[[], bool]
+) -> None:
     before = set(Path("/dev/shm").iterdir())
     threads = set(threading.enumerate())
     pipeline = make(kind, fakes.chain(step_s=0.05))
@@ -384,13 +401,15 @@ def test_close_aborts_what_is_open_in_bounded_time_and_leaves_nothing(make: Make
     assert not pipeline.ready()
     with pytest.raises(InternalError, match="closed"):
         pipeline.submit(fakes.request("late"))
-    assert psutil.Process().children(recursive=True) == []
+    assert no_process_is_left()
     assert set(threading.enumerate()) <= threads
     assert set(Path("/dev/shm").iterdir()) == before
     assert pipeline.stats()["requests"] == {"open": 0, "ending": 0, "waiting": 0}
 
 
-def test_close_does_not_wait_for_a_step_that_never_ends(make: Make) -> None:
+def test_close_does_not_wait_for_a_step_that_never_ends(
+    make: Make, no_process_is_left: Callable[[], bool]
+) -> None:
     pipeline = make("process", [StageSpec("encode", fakes.build, {"name": "encode", "step_s": 60.0})])
     stream = pipeline.submit(fakes.request("a"))
     time.sleep(0.2)
@@ -398,7 +417,7 @@ def test_close_does_not_wait_for_a_step_that_never_ends(make: Make) -> None:
     pipeline.close()
     assert time.monotonic() - began < 10.0
     assert isinstance(end_of(stream), AbortedError)
-    assert psutil.Process().children(recursive=True) == []
+    assert no_process_is_left()
 
 
 def test_an_idle_pipeline_costs_no_cpu(make: Make) -> None:
