@@ -1,10 +1,12 @@
 """The libraries that people build voice programs with, called as their users do, and the built-in voice."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
+from stentor.bench.local_server import LocalServer
 from tests.clients.conftest import Run
 from tests.clients.hearing import SENTENCE, assert_says
 
@@ -60,3 +62,23 @@ def test_openai_for_node_takes_a_file_and_a_stream(run: Run, server: str) -> Non
     folder = run("node", "node_stream.mjs", server, *CALL)
     assert_says((folder / "speech.pcm").read_bytes(), SENTENCE, rate_hz=24_000)
     assert facts(folder)["chunks"] > 1
+
+
+def test_elevenlabs_library_takes_a_file_a_stream_and_speaks_text_in_pieces(run: Run, server: str) -> None:
+    folder = run("elevenlabs", "elevenlabs_speech.py", server, SENTENCE)
+    assert "default" in facts(folder)["voices"]
+    assert facts(folder)["bytes"] % 2 == 0
+    assert_says(folder / "speech.mp3", SENTENCE)
+    for name in ("stream.pcm", "pieces.pcm"):
+        assert_says((folder / name).read_bytes(), SENTENCE, rate_hz=24_000)
+
+
+def test_home_assistant_hears_a_text_and_one_in_pieces_over_wyoming(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    with LocalServer(["--wyoming", port]):
+        folder = run("wyoming", "wyoming_speech.py", "127.0.0.1", port, SENTENCE)
+    assert "default" in facts(folder)["voices"]
+    assert facts(folder)["streams"]
+    for name in ("speech.wav", "pieces.wav"):
+        assert_says(folder / name, SENTENCE)

@@ -4,12 +4,15 @@ A recording (`recorded/*.toml`) names the program, its version and the source fr
 its settings are those that the program's page tells its users to enter.
 """
 
+import base64
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from websockets.sync.client import connect
 
 from tests.clients.hearing import SENTENCE, assert_says
 
@@ -24,6 +27,9 @@ def requests() -> list[Any]:
         for name, recording in RECORDINGS.items()
         for number, request in enumerate(recording.get("request", ()))
     ]
+
+
+SOCKETS = {name: recording["websocket"] for name, recording in RECORDINGS.items() if "websocket" in recording}
 
 
 def with_text(value: Any) -> Any:
@@ -52,6 +58,27 @@ def test_a_recorded_request_is_answered_as_its_program_needs_it(
         assert all(isinstance(item[name], str) for item in items for name in wanted["with"])
     if request_.get("says"):
         assert_says(answer.content, SENTENCE)
+
+
+@pytest.mark.parametrize("name", SOCKETS)
+def test_a_recorded_conversation_goes_as_its_program_needs_it(name: str, server: str) -> None:
+    told = SOCKETS[name]
+    url = server.replace("http", "ws", 1) + told["path"]
+    turns = {turn["after"]: turn["send"].replace("{text}", SENTENCE) for turn in told["turn"]}
+    audio, response_id = b"", None
+    with connect(url, additional_headers=told["headers"], open_timeout=15, proxy=None) as socket:
+        while (event := json.loads(socket.recv(timeout=60)))["type"] != told["ends"]:
+            assert event["type"] != "error", event
+            if event["type"] in turns:
+                socket.send(turns.pop(event["type"]))
+            elif event["type"] == "response.created":
+                response_id = event["response"]["id"]
+            elif event["type"] == told["audio"]:
+                assert event["response_id"] == response_id
+                audio += base64.b64decode(event["delta"], validate=True)
+    assert (event["response"]["id"], event["response"]["status"]) == (response_id, told["status"])
+    assert not turns
+    assert_says(audio, SENTENCE, rate_hz=24_000)
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
