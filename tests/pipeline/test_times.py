@@ -49,7 +49,7 @@ def test_every_stage_tells_when_it_worked_in_the_order_of_the_chain(watched: Wat
     began_s = time.monotonic()
     pieces = list(watched.pipeline.submit(fakes.request("a", "frames=5")))
     times = watched.times_of("a")
-    assert len(pieces) > 1
+    assert pieces[-1].finish_reason is not None
     assert [one.stage for one in times] == [spec.name for spec in fakes.chain()]
     at_s = began_s
     for one in times:
