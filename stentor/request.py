@@ -34,7 +34,8 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """How codes are drawn; None means the checkpoint's default (its `generation_config.json`).
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 mean no cut; `seed` None draws a fresh one;
-    `max_new_tokens` counts rows (one step of the loop, 40 ms of audio).
+    `max_new_tokens` counts rows (one step of the loop, 40 ms of audio); `repetition_penalty` above 1 makes
+    what a codebook has said in its last 16 rows less likely, 1 is none.
     """
 
     temperature: float | None = None
@@ -42,6 +43,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     top_k: int | None = None
     seed: int | None = None
     max_new_tokens: int | None = None
+    repetition_penalty: float | None = None
 
     def __post_init__(self) -> None:
         _check_number("temperature", self.temperature, float, "at least 0", lambda value: value >= 0)
@@ -49,6 +51,10 @@ class SamplingParams(msgspec.Struct, frozen=True):
         _check_number("top_k", self.top_k, int, "at least 0 (0 means no cut)", lambda value: value >= 0)
         _check_number("seed", self.seed, int, "from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
         _check_number("max_new_tokens", self.max_new_tokens, int, "at least 1", lambda value: value >= 1)
+        penalty = self.repetition_penalty
+        _check_number(
+            "repetition_penalty", penalty, float, "from 0.5 to 2 (1 is none)", lambda value: 0.5 <= value <= 2
+        )
 
 
 def _check_number(

@@ -54,6 +54,7 @@ class SpeechOptions(TypedDict, total=False):
     top_k: int | None
     seed: int | None
     max_new_tokens: int | None
+    repetition_penalty: float | None
     runaway_guard: bool
     check_tags: bool
 
@@ -204,6 +205,7 @@ class TTS:
                 top_k=options.get("top_k"),
                 seed=seed,
                 max_new_tokens=options.get("max_new_tokens"),
+                repetition_penalty=options.get("repetition_penalty"),
             ),
             runaway_guard=options.get("runaway_guard", True),
             check_tags=options.get("check_tags", True),

@@ -15,7 +15,7 @@ def test_records_are_immutable() -> None:
 
 
 def test_sampling_that_is_not_given_stays_open_for_the_checkpoint() -> None:
-    assert msgspec.structs.astuple(SamplingParams()) == (None,) * 5
+    assert msgspec.structs.astuple(SamplingParams()) == (None,) * 6
 
 
 def test_finish_reasons_are_the_words_of_the_api() -> None:
@@ -45,6 +45,9 @@ def test_defaults_are_not_shared_arrays() -> None:
         ("top_p", 1.5),
         ("top_p", float("nan")),
         ("top_k", -1),
+        ("repetition_penalty", 0.4),
+        ("repetition_penalty", 2.1),
+        ("repetition_penalty", float("nan")),
         ("top_k", 2.5),
         ("seed", -1),
         ("seed", 2**63),
@@ -60,7 +63,16 @@ def test_impossible_sampling_is_refused_by_name(name: str, value: object) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", 0), ("temperature", 1.3), ("top_p", 1), ("top_k", 0), ("seed", 0), ("seed", 2**63 - 1)],
+    [
+        ("temperature", 0),
+        ("temperature", 1.3),
+        ("top_p", 1),
+        ("top_k", 0),
+        ("repetition_penalty", 0.5),
+        ("repetition_penalty", 2),
+        ("seed", 0),
+        ("seed", 2**63 - 1),
+    ],
 )
 def test_the_edges_of_sampling_are_allowed(name: str, value: object) -> None:
     assert getattr(SamplingParams(**{name: value}), name) == value  # type: ignore[arg-type]

@@ -66,6 +66,14 @@ def test_the_same_seed_gives_the_same_speech_streamed_or_not(tts: TTS, speech: S
     np.testing.assert_array_equal(stream.codes, speech.codes)
 
 
+def test_a_repetition_penalty_changes_the_speech_and_not_its_stream(tts: TTS, speech: Speech) -> None:
+    whole = tts.speak(TEXT, seed=7, max_new_tokens=40, repetition_penalty=1.5)
+    stream = tts.stream(TEXT, seed=7, max_new_tokens=40, repetition_penalty=1.5)
+    np.testing.assert_allclose(np.concatenate(list(stream)), whole.waveform, atol=1 / 32768)
+    np.testing.assert_array_equal(stream.codes, whole.codes)
+    assert not np.array_equal(whole.codes, speech.codes)
+
+
 def test_without_a_seed_each_speech_is_another_and_tells_its_seed(tts: TTS) -> None:
     first, second = (tts.speak(TEXT, max_new_tokens=12) for _ in range(2))
     assert first.seed is not None

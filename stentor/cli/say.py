@@ -39,6 +39,9 @@ def say(
     top_p: Annotated[float | None, typer.Option(help="Share of the probability drawn from.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Number of candidates drawn from; 0 is all.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest generation, in rows of 40 ms.")] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1, a code of the last 0.64 s is less likely; 1 is none.")
+    ] = None,
     runaway_guard: Annotated[bool, typer.Option(help="Cut a generation far too long for its text.")] = True,
     save_codes: Annotated[
         Path | None, typer.Option(help="Also write the codes, an .npy array [T, 8].")
@@ -66,6 +69,7 @@ def say(
                 top_p=top_p,
                 top_k=top_k,
                 max_new_tokens=max_new_tokens,
+                repetition_penalty=repetition_penalty,
                 runaway_guard=runaway_guard,
             )
             speech = _collect(stream, progress)

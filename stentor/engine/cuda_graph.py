@@ -56,7 +56,7 @@ def graph_sizes(max_rows: int) -> list[int]:
 
 
 class StepGraphs:
-    """`DecodeStep` over the first rows of one state, captured by size, blocks and candidates."""
+    """`DecodeStep` over the first rows of one state, captured by its four numbers."""
 
     def __init__(self, step: DecodeStep, state: BatchState, capture: Capture, block_size: int) -> None:
         self._narrowest = -(-_NARROWEST_POSITIONS // block_size)
@@ -64,28 +64,28 @@ class StepGraphs:
         self._state = state
         self._capture = capture
         self._sizes = graph_sizes(len(state.packed))
-        self._captured: dict[tuple[int, int, int], tuple[Callable[[], None], Tensor]] = {}
+        self._captured: dict[tuple[int, int, int, bool], tuple[Callable[[], None], Tensor]] = {}
         # The rehearsals' state: its rows are idle and stay so.
         self._nobody = BatchState.over(state.packed.clone(), state.last_rows.shape[1])
 
     def __len__(self) -> int:
         return len(self._captured)
 
-    def __call__(self, size: int, num_blocks: int, candidates: int) -> Tensor:
+    def __call__(self, size: int, num_blocks: int, candidates: int, penalises: bool = False) -> Tensor:
         """The step of the first `size` rows, of at most `num_blocks` blocks; the others must be idle.
 
         Returns:
             Their records; the memory is that of all graphs, so they must be copied before the next replay.
         """
         padded = next(known for known in self._sizes if known >= size)
-        replay, record = self._graph(padded, self._width(num_blocks), candidates)
+        replay, record = self._graph(padded, self._width(num_blocks), candidates, penalises)
         replay()
         return record[:size]
 
     def warm_up(self, candidates: int, largest_only: bool = False) -> None:
         """Capture the usual graphs, the largest first: the smaller ones fit into its memory."""
         for size in self._sizes[:: -len(self._sizes) if largest_only else -1]:
-            self._graph(size, self._width(1), candidates)
+            self._graph(size, self._width(1), candidates, False)
 
     def _width(self, num_blocks: int) -> int:
         width = self._narrowest
@@ -94,13 +94,15 @@ class StepGraphs:
         widest: int = self._state.block_tables.shape[1]
         return min(width, widest)
 
-    def _graph(self, size: int, num_blocks: int, candidates: int) -> tuple[Callable[[], None], Tensor]:
-        key = (size, num_blocks, candidates)
+    def _graph(
+        self, size: int, num_blocks: int, candidates: int, penalises: bool
+    ) -> tuple[Callable[[], None], Tensor]:
+        key = (size, num_blocks, candidates, penalises)
         if key not in self._captured:
             nobody, rows = self._nobody.rows(0, size), self._state.rows(0, size)
             self._captured[key] = self._capture(
-                lambda: self._step(nobody, num_blocks, candidates),
-                lambda: self._step(rows, num_blocks, candidates),
+                lambda: self._step(nobody, num_blocks, candidates, penalises),
+                lambda: self._step(rows, num_blocks, candidates, penalises),
             )
         return self._captured[key]
 

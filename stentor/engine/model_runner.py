@@ -62,6 +62,7 @@ class ModelRunner:
         # A fused sampler ranks all codes whatever is asked for: fewer graphs.
         self._ranks_few = advance is sampler.advance
         self._candidates = 1 if self._ranks_few else 0
+        self._penalises = False
         self._views: dict[int, BatchState] = {}
         with self.in_order():
             self._state = BatchState.allocate(max_running, self._codebooks, self._max_blocks, device)
@@ -97,10 +98,10 @@ class ModelRunner:
         """One step of the sequences in the slots before `size`, the furthest of which computes `longest`."""
         blocks = longest // self._cache.block_size + 1
         if self._graphs is not None:
-            self._landing.add(self._graphs(size, blocks, self._candidates))
+            self._landing.add(self._graphs(size, blocks, self._candidates, self._penalises))
         else:
             wanted = -(-blocks // self._blocks_step) * self._blocks_step
-            self._landing.add(self._step(self._rows(size), wanted, self._candidates))
+            self._landing.add(self._step(self._rows(size), wanted, self._candidates, self._penalises))
 
     def prefill(self, chunks: Rows[Chunk], first_slot: int) -> None:
         """Compute pieces of prompts; those that complete them, which come first, get the slots from
@@ -127,10 +128,10 @@ class ModelRunner:
 
     def set_sampling(self, running: Rows[Sequence]) -> None:
         """Choose the sampler's work for a new batch."""
-        if not self._ranks_few:
-            return
-        size = self._codebook_size
-        self._candidates = most_candidates((Draw.of(sequence.sampling, size) for sequence in running), size)
+        draws = [Draw.of(sequence.sampling, self._codebook_size) for sequence in running]
+        self._penalises = any(draw.repetition_penalty != 1 for draw in draws)
+        if self._ranks_few:
+            self._candidates = most_candidates(draws, self._codebook_size)
 
     def extend(self, extended: list[tuple[int, int, int]]) -> None:
         """Enter further blocks, each (slot, index in its table, block), into the block tables."""
@@ -182,6 +183,7 @@ class ModelRunner:
             rows.temperature[row] = draw.temperature
             rows.top_p[row] = draw.top_p
             rows.top_k[row] = draw.top_k
+            rows.repetition_penalty[row] = draw.repetition_penalty
             rows.block_tables[row, : len(sequence.blocks)] = sequence.blocks
         packed: Array = rows.packed
         return packed

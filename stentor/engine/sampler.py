@@ -32,27 +32,28 @@ class Draw:
 
     Greedy is a cut to the best code at temperature 1; without a cut `top_k` is the codebook's size and
     `top_p` infinite. `candidates` is how many of the best codes it must look at, 0 if it looks at all and
-    ranks none.
+    ranks none. A `repetition_penalty` of 1 is none (`engine.repetition`).
     """
 
     temperature: float
     top_p: float
     top_k: int
     candidates: int
+    repetition_penalty: float = 1.0
 
     @staticmethod
     def of(sampling: SamplingParams, codebook_size: int) -> "Draw":
         """A row is greedy when its temperature is at most 1e-5 or its top_k is 1."""
-        temperature = sampling.temperature or 0.0
+        temperature, penalty = sampling.temperature or 0.0, sampling.repetition_penalty or 1.0
         if temperature <= _GREEDY_TEMPERATURE or sampling.top_k == 1:
-            return Draw(1.0, math.inf, 1, 1)
+            return Draw(1.0, math.inf, 1, 1, penalty)
         top_k = min(sampling.top_k or codebook_size, codebook_size)
         top_p = math.inf if sampling.top_p is None or sampling.top_p >= 1 else sampling.top_p
         enough = [size for size in _CANDIDATES if top_k <= size <= codebook_size]
         candidates = enough[0] if enough else codebook_size
         if top_k == codebook_size and top_p == math.inf:
             candidates = 0
-        return Draw(min(temperature, _MAX_FLOAT32), top_p, top_k, candidates)
+        return Draw(min(temperature, _MAX_FLOAT32), top_p, top_k, candidates, penalty)
 
 
 def most_candidates(draws: Iterable[Draw], codebook_size: int) -> int:

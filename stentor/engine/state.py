@@ -23,7 +23,16 @@ class Status(IntEnum):
 
 
 # What one number of a row is, unless it is an int64; a row is a run of 64-bit words all the same.
-_NARROW = {"noise_key": "int32", "temperature": "float32", "top_p": "float32"}
+_NARROW = {
+    "noise_key": "int32",
+    "temperature": "float32",
+    "top_p": "float32",
+    "repetition_penalty": "float32",
+}
+
+# How many rows the repetition penalty looks back: 0.64 s, a few syllables. What comes back sooner is a loop;
+# the same codes a second later are a voice that says the same sound again.
+RECENT_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,9 @@ class BatchState:
 
     `last_rows` [n, num_codebooks] feed the next step, at `positions`; `step` counts the rows drawn so far.
     `ramp` runs to num_codebooks while the delay pattern opens; `countdown` is -1, or the rows left after the
-    end of content. `noise_key` carries the seed (int32), `temperature`, `top_p` (both float32) and `top_k`
-    the sampling, as `Draw` puts it. Other integers are int64.
+    end of content. `noise_key` carries the seed (int32), `temperature`, `top_p`, `repetition_penalty` (all
+    float32) and `top_k` the sampling, as `Draw` puts it. `recent_rows` [n, RECENT_ROWS * num_codebooks] is
+    the repetition penalty's ring, row r at place r % RECENT_ROWS. Other integers are int64.
 
     All of them are views of one matrix of int64, `packed` [n, width], so that a row is written, moved or
     cleared by one copy. They are tensors, or NumPy's views of the same memory (`arrays`).
@@ -52,6 +62,8 @@ class BatchState:
     temperature: Values
     top_p: Values
     top_k: Values
+    repetition_penalty: Values
+    recent_rows: Values
     block_tables: Values
 
     @staticmethod
@@ -63,11 +75,12 @@ class BatchState:
     @staticmethod
     def idle(size: int, num_codebooks: int, max_blocks: int) -> "BatchState":
         """`size` idle rows in host memory, as arrays: at position 0 of block 0, never fed back."""
-        width = num_codebooks + len(_SINGLES) + max_blocks
+        width = num_codebooks + len(_SINGLES) + RECENT_ROWS * num_codebooks + max_blocks
         state = BatchState.over(np.zeros((size, width), np.int64), num_codebooks)
         state.status[:] = Status.IDLE
         state.countdown[:] = -1
-        for ones in (state.max_rows, state.guard_rows, state.temperature, state.top_p, state.top_k):
+        sampling = (state.temperature, state.top_p, state.top_k, state.repetition_penalty)
+        for ones in (state.max_rows, state.guard_rows, *sampling):
             ones[:] = 1
         return state
 
@@ -76,10 +89,13 @@ class BatchState:
         """The fields of `packed`, a tensor or an array."""
         places = accumulate((1 for _ in _SINGLES), initial=num_codebooks)
         singles = {name: _column(packed, place, name) for name, place in zip(_SINGLES, places, strict=False)}
+        recent = num_codebooks + len(_SINGLES)
+        tables = recent + RECENT_ROWS * num_codebooks
         return BatchState(
             packed=packed,
             last_rows=packed[:, :num_codebooks],
-            block_tables=packed[:, num_codebooks + len(_SINGLES) :],
+            recent_rows=packed[:, recent:tables],
+            block_tables=packed[:, tables:],
             **singles,
         )
 
@@ -102,7 +118,8 @@ class BatchState:
         self.packed[slot : slot + len(rows)] = rows
 
 
-_SINGLES = [f.name for f in fields(BatchState) if f.name not in ("packed", "last_rows", "block_tables")]
+_WIDE = ("packed", "last_rows", "recent_rows", "block_tables")
+_SINGLES = [field.name for field in fields(BatchState) if field.name not in _WIDE]
 
 
 def _column(packed: Values, place: int, name: str) -> Values:

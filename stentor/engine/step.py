@@ -6,6 +6,7 @@ from stentor.engine import sampler
 from stentor.engine.arrays import Values
 from stentor.engine.kv_cache import KVCache
 from stentor.engine.model import SpeechLM
+from stentor.engine.repetition import penalise
 from stentor.engine.sampler import Advance
 from stentor.engine.state import BatchState
 from stentor.layers.attention import AttentionBackend
@@ -15,9 +16,10 @@ from stentor.layers.context import DecodeBatch
 class DecodeStep:
     """Embedding, layers, head, sampling, the delay pattern's machine and the feedback of what it drew.
 
-    It looks at no value and allocates nothing whose size hangs on one, so three numbers (rows, blocks,
-    candidates) say all that it does: `engine.cuda_graph` captures it by them. `on_arrays` False
-    keeps the sampler and the machine from NumPy's views of the state, on which they run on a CPU.
+    It looks at no value and allocates nothing whose size hangs on one, so four numbers (rows, blocks,
+    candidates, whether it penalises) say all that it does: `engine.cuda_graph` captures it by them.
+    `on_arrays` False keeps the sampler and the machine from NumPy's views of the state, on which they run on
+    a CPU.
     """
 
     def __init__(
@@ -36,9 +38,12 @@ class DecodeStep:
         self._on_arrays = on_arrays and model.device.type == "cpu" and advance is sampler.advance
 
     @torch.inference_mode()
-    def __call__(self, state: BatchState, num_blocks: int, candidates: int) -> Values:
+    def __call__(
+        self, state: BatchState, num_blocks: int, candidates: int, penalises: bool = False
+    ) -> Values:
         """Draw the next row of each of the state's sequences, of at most `num_blocks` blocks; see `advance`.
 
+        `penalises` says whether any of them wants a repetition penalty.
         Idle and ended rows are computed too, but write nothing: only the place in the cache at which they
         stand, which is block 0 or their own.
         """
@@ -48,5 +53,8 @@ class DecodeStep:
         batch = DecodeBatch(positions, block * size + positions % size, state.block_tables[:, :num_blocks])
         hidden = self._model.embed_rows(state.last_rows)
         hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
+        logits = self._model.logits(hidden)
+        if penalises:
+            logits = penalise(logits, state, self._model.shape)
         rows = state.arrays if self._on_arrays else state
-        return self._advance(self._model.logits(hidden), rows, self._model.shape, candidates)
+        return self._advance(logits, rows, self._model.shape, candidates)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from stentor.audio.shape import Shape
 from stentor.config import Config
-from stentor.errors import NotFoundError, RequestError, TooLargeError
+from stentor.errors import NotFoundError, TooLargeError
 from stentor.request import ModelInfo, Reference, SamplingParams, SpeechRequest
 from stentor.server.bodies import SpeechBody, VoiceName
 from stentor.server.errors import MODEL_NOT_FOUND
@@ -80,7 +80,6 @@ class Reader:
                 param="input",
                 code="string_above_max_length",
             )
-        _refuse_what_no_one_does(body)
         tags, warnings = self._directions(body)
         delivery = _delivery(body)
         sampling = self._sampling(body)
@@ -114,6 +113,7 @@ class Reader:
             top_k=body.top_k,
             seed=seed,
             max_new_tokens=body.max_new_tokens,
+            repetition_penalty=body.repetition_penalty,
         )
 
     def _directions(self, body: SpeechBody) -> tuple[str, tuple[str, ...]]:
@@ -140,11 +140,3 @@ def _delivery(body: SpeechBody) -> Delivery:
     if not body.stream:
         return Delivery.FILE
     return Delivery.RAW if body.response_format == "pcm" else Delivery.CHUNKS
-
-
-def _refuse_what_no_one_does(body: SpeechBody) -> None:
-    if body.repetition_penalty not in (None, 1):
-        raise RequestError(
-            f"repetition_penalty is {body.repetition_penalty}, but only 1 can be served: leave it out",
-            param="repetition_penalty",
-        )

@@ -60,7 +60,12 @@ class Oracle:
         ]
 
     def continuation(
-        self, prompt: np.ndarray, rows: np.ndarray, seed: int | None = None, tolerance: float = 0.0
+        self,
+        prompt: np.ndarray,
+        rows: np.ndarray,
+        seed: int | None = None,
+        tolerance: float = 0.0,
+        penalty: float = 1.0,
     ) -> np.ndarray:
         """What `generate` draws after the prompt and each beginning of these `rows` [num_rows, 8].
 
@@ -73,6 +78,7 @@ class Oracle:
         for step, scores in enumerate(logits):
             if machine.done:
                 break
+            scores = penalised(scores, rows[:step], penalty)
             if seed is not None:
                 scores = scores + gumbel_noise(seed, step)
             codes = scores.argmax(-1)
@@ -105,6 +111,16 @@ class Oracle:
         embedded[is_text] = self._text[history[is_text, 0]]
         hidden: torch.Tensor = self._backbone(inputs_embeds=embedded[None], use_cache=False).last_hidden_state
         return hidden[0]
+
+
+def penalised(scores: np.ndarray, rows: np.ndarray, penalty: float) -> np.ndarray:
+    """Scores [8, 1026] after `rows` [n, 8]; the codes of each codebook's last 16 rows are less likely."""
+    scores = scores.copy()
+    for codebook in range(NUM_CODEBOOKS):
+        for code in set(rows[-16:, codebook].tolist()) - {BEGIN, END}:
+            score = scores[codebook, code]
+            scores[codebook, code] = score / penalty if score > 0 else score * penalty
+    return scores
 
 
 def gumbel_noise(seed: int, step: int) -> np.ndarray:

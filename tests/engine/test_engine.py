@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import cycle, product
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -28,7 +29,7 @@ SAMPLINGS = [
     SamplingParams(1.0, 1.0, 0, 2**40 + 5),
     SamplingParams(0.8, 0.8, 30, 7),
     SamplingParams(1.2, 0.9, 0, 8),
-    SamplingParams(0.7, 1.0, 50, 9),
+    SamplingParams(0.7, 1.0, 50, 9, None, 1.4),
 ]
 # Sixteen prompts of which four begin with the same voice.
 LENGTHS = [
@@ -61,7 +62,7 @@ def sampled(recipe: Recipe, max_rows: int) -> list[Sequence]:
 
 
 def replace_seed(sampling: SamplingParams, i: int) -> SamplingParams:
-    return SamplingParams(sampling.temperature, sampling.top_p, sampling.top_k, (sampling.seed or 0) + i)
+    return msgspec.structs.replace(sampling, seed=(sampling.seed or 0) + i)
 
 
 def assert_same(stories: dict[str, Story], expected: dict[str, Story]) -> None:

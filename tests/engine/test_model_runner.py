@@ -33,7 +33,7 @@ def test_tables_are_wide_enough_and_never_wider_than_there_is(
     runner = running(1, block_size=block_size)._runner
     asked: list[int] = []
 
-    def note(state: BatchState, num_blocks: int, candidates: int) -> torch.Tensor:
+    def note(state: BatchState, num_blocks: int, candidates: int, penalises: bool) -> torch.Tensor:
         asked.append(num_blocks)
         return torch.zeros(1, 9)
 

@@ -37,7 +37,7 @@ def test_the_fields_share_a_row_without_sharing_a_number() -> None:
     for number, name in enumerate(NAMES):
         for row in range(5):
             assert (getattr(state, name)[row] == 100 * number + row + 1).all()
-    assert state.packed.shape == (5, 8 + 11 + 3)
+    assert state.packed.shape == (5, 8 + 12 + 16 * 8 + 3)
     assert (state.noise_key.dtype, state.temperature.dtype) == (torch.int32, torch.float32)
     assert state.status.dtype == state.block_tables.dtype == torch.int64
 

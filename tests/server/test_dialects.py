@@ -44,7 +44,7 @@ OTHERS: list[dict[str, Any]] = [
     },
     {"input": "Hi.", "ref_audio": [URL], "ref_text": ["We asked."], "max_new_tokens": 2048, "seed": 42},
     {"input": "Hi.", "extra_params": {"temperature": 0.8, "top_p": 0.95, "top_k": 50}},
-    {"input": "Hi.", "stage_params": {"tts_engine": {"temperature": 0.8}}, "repetition_penalty": 1.0},
+    {"input": "Hi.", "stage_params": {"tts_engine": {"temperature": 0.8}}, "repetition_penalty": 1.1},
     {"input": "Hi.", "initial_codec_chunk_frames": 1, "non_streaming_mode": False, "stream": True},
     {"input": "Hi.", "references": [{"ref_audio": URL, "media_type": "audio/wav", "text": "We asked."}]},
     {"input": "Hi.", "references": [{"data": "UklGRg==", "media_type": "audio/wav", "text": "We asked."}]},
@@ -73,7 +73,7 @@ def test_requests_as_they_are_documented_are_served(serve: Serve, body: dict[str
     if request.reference is not None:
         assert request.reference.text is not None
         assert request.reference.text.startswith("We asked")
-    for name in ("temperature", "top_k", "top_p", "seed", "max_new_tokens"):
+    for name in ("temperature", "top_k", "top_p", "seed", "max_new_tokens", "repetition_penalty"):
         inner = body.get("extra_params", {}) | body.get("stage_params", {}).get("tts_engine", {})
         wanted = body.get(name, inner.get(name))
         assert wanted is None or getattr(request.sampling, name) == wanted
@@ -90,8 +90,8 @@ def test_what_only_other_models_can_do_is_refused_as_that(serve: Serve, wish: di
 @pytest.mark.parametrize(
     "wish",
     [
-        {"repetition_penalty": 1.1},
-        {"extra_params": {"repetition_penalty": 1.1}},
+        {"repetition_penalty": 2.1},
+        {"extra_params": {"repetition_penalty": 0.4}},
         {"task_type": "VoiceDesign"},
     ],
     ids=str,

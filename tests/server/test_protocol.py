@@ -49,6 +49,7 @@ def test_every_value_arrives_where_it_belongs() -> None:
         top_k=30,
         seed=404,
         max_new_tokens=100,
+        repetition_penalty=1.2,
         runaway_guard=False,
         check_tags=False,
         initial_codec_chunk_frames=7,
@@ -59,7 +60,7 @@ def test_every_value_arrives_where_it_belongs() -> None:
         trim_silence=False,
     )
     assert order.shape == Shape(1.5, 48_000, -20, False)
-    assert order.request.sampling == SamplingParams(0.5, 0.9, 30, 404, 100)
+    assert order.request.sampling == SamplingParams(0.5, 0.9, 30, 404, 100, 1.2)
     assert (order.request.runaway_guard, order.request.check_tags) == (False, False)
     assert order.request.initial_chunk_frames == 7
     assert (order.format, order.seed) == ("opus", 404)
@@ -165,7 +166,8 @@ def test_the_served_name_is_the_one_that_is_told() -> None:
         ({"speed": float("nan")}, "speed"),
         ({"sample_rate": 4_000}, "sample_rate"),
         ({"loudness_lufs": 3}, "loudness_lufs"),
-        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"repetition_penalty": 2.1}, "repetition_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(body: dict[str, Any], param: str) -> None:
@@ -185,7 +187,6 @@ def test_what_asks_for_nothing_changes_nothing() -> None:
     for body in (
         {"speed": 1},
         {"speed": None},
-        {"repetition_penalty": 1.0},
         {"language": "English"},
         {"task_type": "Base"},
         {"non_streaming_mode": True},

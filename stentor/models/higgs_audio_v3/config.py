@@ -89,7 +89,7 @@ class V3Config:
 def read_sampling_defaults(folder: Path) -> SamplingParams:
     """The checkpoint's own defaults: `generation_config.json`, and for what it leaves out the format's.
 
-    Those are temperature 1, no cut by top-p or top-k, 2048 rows; `do_sample` false means greedy.
+    Those are temperature 1, no cut by top-p or top-k, 2048 rows, no penalty; `do_sample` false means greedy.
 
     Raises:
         CheckpointError: the file is damaged, or a value is out of range.
@@ -98,8 +98,9 @@ def read_sampling_defaults(folder: Path) -> SamplingParams:
     fields = Fields.read(path) if path.exists() else Fields(path, {})
     temperature = fields.get("temperature", float, 1.0) if fields.get("do_sample", bool, True) else 0.0
     top_p, top_k = fields.get("top_p", float, 1.0), fields.get("top_k", int, 0)
+    rows, penalty = fields.get("max_new_tokens", int, 2048), fields.get("repetition_penalty", float, 1.0)
     try:
-        return SamplingParams(temperature, top_p, top_k, None, fields.get("max_new_tokens", int, 2048))
+        return SamplingParams(temperature, top_p, top_k, None, rows, penalty)
     except RequestError as error:
         raise fields.error(error.message) from None
 

@@ -110,17 +110,18 @@ def test_what_does_not_fit_is_refused_by_name(
 
 
 def test_without_a_generation_config_the_formats_defaults_hold(tmp_path: Path) -> None:
-    assert read_sampling_defaults(tmp_path) == SamplingParams(1.0, 1.0, 0, None, 2048)
+    assert read_sampling_defaults(tmp_path) == SamplingParams(1.0, 1.0, 0, None, 2048, 1.0)
 
 
 @pytest.mark.parametrize(
     ("content", "defaults"),
     [
-        ({"temperature": 0.3}, SamplingParams(0.3, 1.0, 0, None, 2048)),
-        ({"temperature": 0.8, "top_p": 0.8, "top_k": 30}, SamplingParams(0.8, 0.8, 30, None, 2048)),
-        ({"max_new_tokens": 500, "eos_token_id": 151643}, SamplingParams(1.0, 1.0, 0, None, 500)),
-        ({"do_sample": False, "temperature": 0.7}, SamplingParams(0.0, 1.0, 0, None, 2048)),
-        ({"temperature": None, "top_p": 1}, SamplingParams(1.0, 1.0, 0, None, 2048)),
+        ({"temperature": 0.3}, SamplingParams(0.3, 1.0, 0, None, 2048, 1.0)),
+        ({"temperature": 0.8, "top_p": 0.8, "top_k": 30}, SamplingParams(0.8, 0.8, 30, None, 2048, 1.0)),
+        ({"max_new_tokens": 500, "eos_token_id": 151643}, SamplingParams(1.0, 1.0, 0, None, 500, 1.0)),
+        ({"do_sample": False, "temperature": 0.7}, SamplingParams(0.0, 1.0, 0, None, 2048, 1.0)),
+        ({"repetition_penalty": 1.1}, SamplingParams(1.0, 1.0, 0, None, 2048, 1.1)),
+        ({"temperature": None, "top_p": 1}, SamplingParams(1.0, 1.0, 0, None, 2048, 1.0)),
     ],
 )
 def test_a_generation_config_sets_the_defaults(
