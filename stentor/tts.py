@@ -19,17 +19,13 @@ from stentor.pipeline.pipeline import Pipeline
 from stentor.pipeline.stream import AudioStream
 from stentor.request import (
     Array,
-    Audio,
     FinishReason,
-    Frames,
     ModelInfo,
-    Prompt,
     Reference,
     SamplingParams,
     SpeechRequest,
     Usage,
 )
-from stentor.stages.inline import InlineStages
 from stentor.voices import VoiceStore
 
 # One process, nothing to spawn: the quickest start for a program that speaks a few sentences.
@@ -130,12 +126,6 @@ class SpeechStream:
         """The ended stream's `chunks` as one `Speech`."""
         waveform = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
         return Speech(waveform, self.sample_rate_hz, self.codes, self.finish_reason, self.usage, self.seed)
-
-
-def open_voices(config: Config) -> VoiceStore:
-    """The voices of `config.model`, without loading it. Raises NotFoundError, CheckpointError."""
-    folder = registry.resolve(config.model.model)
-    return VoiceStore.of(registry.model_for(folder).describe(folder), config.reference)
 
 
 class TTS:
@@ -258,47 +248,3 @@ def make_reference(reference: str | Path | bytes | Array, text: str | None = Non
         raise NotFoundError(
             f"the reference {str(reference)!r} cannot be read: {error}", param="reference"
         ) from None
-
-
-def encode_reference(reference: str | Path | bytes, config: Config) -> Array:
-    """The codes of a recording, integers [num_frames, num_codebooks], without loading the language model."""
-    request = SpeechRequest("encode", "a reference", reference=make_reference(reference))
-    with _inline_stages(config, "preprocess", "encode") as stages:
-        (prompt,) = stages.run(request.request_id, request)
-    assert isinstance(prompt, Prompt), "what encode hands on"
-    assert prompt.reference_codes is not None, "what encode is for"
-    return prompt.reference_codes
-
-
-def enroll_reference(reference: str | Path | bytes | Array, text: str | None, config: Config) -> Audio:
-    """What is kept of a recording (or of codes) as a voice: its trimmed sound and its codes.
-
-    Raises:
-        RequestError: it is of no use as one: see `stentor.audio.enroll`.
-    """
-    request = SpeechRequest("enroll", "a voice", reference=make_reference(reference, text), enroll=True)
-    with _inline_stages(config, "preprocess", "encode") as stages:
-        (audio,) = stages.run(request.request_id, request)
-    assert isinstance(audio, Audio), "what encode hands on"
-    return audio
-
-
-def decode_codes(codes: Array, config: Config) -> Speech:
-    """The sound of codes, integers [num_frames, num_codebooks], without loading the language model.
-
-    Raises:
-        RequestError: the array is not of that shape, or a code is outside the codebook.
-    """
-    if codes.size == 0:
-        raise RequestError("there are no codes to decode: give integers [num_frames, num_codebooks]")
-    request = SpeechRequest("decode", "codes")
-    with _inline_stages(config, "vocode") as stages:
-        records = stages.run(request.request_id, Frames(codes, request, FinishReason.STOP))
-    audio = [record for record in records if isinstance(record, Audio)]
-    return Speech(np.concatenate([piece.waveform for piece in audio]), audio[0].sample_rate_hz, codes)
-
-
-def _inline_stages(config: Config, *names: str) -> InlineStages:
-    folder = registry.resolve(config.model.model)
-    specs = {spec.name: spec for spec in registry.model_for(folder).stages(folder, config)}
-    return InlineStages(specs[name] for name in names)

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from stentor.audio.formats import encode_file
 from stentor.audio.load import decode
+from stentor.cli.codec import encode_reference, enroll_reference
 from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig, override
 from stentor.errors import ConfigError, NotFoundError, OverloadedError, RequestError
 from stentor.request import FinishReason, Reference, SpeechRequest
@@ -18,9 +19,6 @@ from stentor.tts import (
     TTS,
     Speech,
     build_pipeline,
-    decode_codes,
-    encode_reference,
-    enroll_reference,
     format_of,
 )
 from stentor.voices import VoiceStore
@@ -145,28 +143,6 @@ def test_a_reference_may_be_bytes_a_file_or_its_codes(
         np.testing.assert_array_equal(other, made[0])
     plain = tts.speak(TEXT, seed=1, max_new_tokens=20).codes
     assert not np.array_equal(plain, made[0])
-
-
-def test_decoding_the_codes_of_a_speech_gives_the_speech(speech: Speech, checkpoint: Path) -> None:
-    assert speech.codes is not None
-    heard = decode_codes(speech.codes.astype(np.int64), Config(model=ModelConfig(model=str(checkpoint))))
-    np.testing.assert_allclose(heard.waveform, speech.waveform, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "codes",
-    [
-        np.zeros((3, 7), int),
-        np.zeros((0, 8), int),
-        np.zeros(8, int),
-        np.zeros((3, 8)),
-        np.full((3, 8), 1024),
-        np.full((3, 8), -1),
-    ],
-)
-def test_wrong_codes_are_refused(checkpoint: Path, codes: np.ndarray) -> None:
-    with pytest.raises(RequestError, match="codes"):
-        decode_codes(codes, Config(model=ModelConfig(model=str(checkpoint))))
 
 
 @pytest.mark.parametrize(

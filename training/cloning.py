@@ -92,8 +92,8 @@ def clone_all(tts: TTS, texts: list[str], references: list[tuple[np.ndarray, str
 
 def codec_pass(waveform: np.ndarray) -> np.ndarray:
     """Encoded and decoded again by the shipped codec."""
-    from stentor.config import OFFLINE
-    from stentor.tts import decode_codes, encode_reference
+    from stentor.cli.codec import decode_codes, encode_reference
+    from stentor.tts import OFFLINE
 
     return decode_codes(encode_reference(wav_bytes(waveform), OFFLINE), OFFLINE).waveform
 

@@ -8,16 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from stentor.cli.options import choose_model, with_settings
+from stentor.cli.options import ModelArgument, with_model, with_settings
 from stentor.cli.progress import Progress
-from stentor.config import Config, override
+from stentor.config import Config
 from stentor.errors import ConfigError
 
 app = typer.Typer(help="Measure speed, with everything that the figures depend on.", no_args_is_help=True)
 
-_Model = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id; by default the built-in voice.")
-]
 _Concurrency = Annotated[str, typer.Option(help="Callers at a time, one level each, separated by commas.")]
 _Requests = Annotated[int, typer.Option(help="Requests that each caller sends, one after another.", min=1)]
 _Save = Annotated[
@@ -30,7 +27,7 @@ _Save = Annotated[
 @with_settings("model", "engine", "pipeline")
 def engine(
     config: Config,
-    model: _Model = None,
+    model: ModelArgument = None,
     concurrency: _Concurrency = "1,2,4,8,16",
     requests: _Requests = 4,
     save: _Save = None,
@@ -38,7 +35,7 @@ def engine(
     """Measure the engine alone, in this process, against the plain way to run the same model."""
     from stentor.bench import engine, report
 
-    config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
+    config = with_model(config, model)
     with Progress() as progress:
         result = engine.measure(config, parse_concurrency(concurrency), requests, progress.show)
     settings = {"requests_per_caller": requests, "threads": config.pipeline.threads_per_worker}
@@ -52,7 +49,7 @@ def engine(
 @with_settings("model")
 def serve(
     config: Config,
-    model: _Model = None,
+    model: ModelArgument = None,
     url: Annotated[
         str | None,
         typer.Option(help="Address of a running server, ours or a peer's; by default one is started here."),
@@ -69,7 +66,7 @@ def serve(
     from stentor.bench.local_server import LocalServer
 
     levels = parse_concurrency(concurrency)
-    name = choose_model(config.model.model, model)
+    name = with_model(config, model).model.model
     with Progress() as progress, contextlib.ExitStack() as stack:
         if url is None:
             progress.show("starting a server")

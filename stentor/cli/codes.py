@@ -28,7 +28,7 @@ def encode(
     output: Annotated[Path, typer.Option("--output", "-o", help="The codes, an integer .npy array [T, 8].")],
 ) -> None:
     """Encode a recording into codes, which later requests take as `reference_codes`."""
-    from stentor.tts import encode_reference
+    from stentor.cli.codec import encode_reference
 
     check_output(output)
     with Progress() as progress:
@@ -46,7 +46,8 @@ def decode(
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file; its suffix is the format.")],
 ) -> None:
     """Decode codes into an audio file."""
-    from stentor.tts import decode_codes, format_of
+    from stentor.cli.codec import decode_codes
+    from stentor.tts import format_of
 
     format = format_of(output)
     check_output(output)

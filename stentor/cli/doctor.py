@@ -3,13 +3,13 @@
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
 from stentor.bench import machine
-from stentor.cli.options import choose_model, with_settings
-from stentor.config import Config, override
+from stentor.cli.options import ModelArgument, with_model, with_settings
+from stentor.config import Config
 from stentor.errors import StentorError
 
 Verdict = Literal["ok", "note", "problem"]
@@ -26,14 +26,9 @@ class Finding:
 
 
 @with_settings("model", "engine", "pipeline")
-def doctor(
-    config: Config,
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id; by default the built-in voice.")
-    ] = None,
-) -> None:
+def doctor(config: Config, model: ModelArgument = None) -> None:
     """Look at this machine and a checkpoint; exit status 1 if something keeps them from speaking."""
-    config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
+    config = with_model(config, model)
     problems = 0
     for title, examine in SECTIONS.items():
         print(title)

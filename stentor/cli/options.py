@@ -19,7 +19,7 @@ _ALIASES = {("model", "model"): ["--model-path"]}
 def with_settings(*sections: str, base: Config | None = None) -> Callable[[Command], Command]:
     """Add the flags of these sections to a command; its `config` is `base`, the environment, the flags.
 
-    Later ones win.     The command keeps its own parameters; `config` is not one of the command line's.
+    Later ones win. The command keeps its own parameters; `config` is not one of the command line's.
     """
     chosen = [item for item in settings() if item.section in sections]
 
@@ -43,11 +43,17 @@ def with_settings(*sections: str, base: Config | None = None) -> Callable[[Comma
     return decorate
 
 
-def choose_model(config_model: str, argument: str | None) -> str:
-    """The one checkpoint meant by `--model` and by the positional MODEL; ConfigError if they differ."""
-    if argument and config_model and argument != config_model:
-        raise ConfigError(f"two models are named, {argument!r} and {config_model!r}: name one")
-    return argument or config_model
+ModelArgument = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="Folder or hub id; by default the built-in voice.")
+]
+
+
+def with_model(config: Config, argument: str | None) -> Config:
+    """The settings with the one checkpoint meant by `--model` and by MODEL; ConfigError if they differ."""
+    named = config.model.model
+    if argument and named and argument != named:
+        raise ConfigError(f"two models are named, {argument!r} and {named!r}: name one")
+    return override(config, {"model": {"model": argument or named}})
 
 
 def describe_default(value: Any) -> str:

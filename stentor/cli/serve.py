@@ -11,8 +11,8 @@ import typer
 
 from stentor import logs
 from stentor.cli import ui as page
-from stentor.cli.options import choose_model, with_settings
-from stentor.config import Config, ServerConfig, override
+from stentor.cli.options import ModelArgument, with_model, with_settings
+from stentor.config import Config, ServerConfig
 from stentor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,18 +23,13 @@ if TYPE_CHECKING:
 @with_settings("model", "engine", "vocoder", "reference", "pipeline", "server", "access", "ui")
 def serve(
     config: Config,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="Folder or hub id of a checkpoint; by default the built-in voice."
-        ),
-    ] = None,
+    model: ModelArgument = None,
     ui: Annotated[bool, typer.Option("--ui", help="Also start the page of `stentor ui`.")] = False,
 ) -> None:
     """Serve a model over HTTP, as OpenAI's audio API."""
     if ui:
         page.check_installed()
-    config = override(config, {"model": {"model": choose_model(config.model.model, model)}})
+    config = with_model(config, model)
     logs.setup(config.server.log_level.upper(), config.server.log_format)
     listener = take_port(config.server)
     wyoming = take_port(config.server, "--wyoming") if config.server.wyoming else None

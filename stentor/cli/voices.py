@@ -15,6 +15,8 @@ from stentor.cli.output import STDOUT, check_output, write_output
 from stentor.cli.progress import Progress
 from stentor.config import Config
 from stentor.errors import NotFoundError, RequestError
+from stentor.models import registry
+from stentor.voices import VoiceStore
 
 app = typer.Typer(help="Named voices: yours, and the checkpoint's.", no_args_is_help=True)
 
@@ -42,11 +44,11 @@ def add(
     consent: Annotated[str | None, typer.Option(help="Who agreed to it, in your words.")] = None,
 ) -> None:
     """Make a voice of a recording: it is trimmed, checked, encoded once, and kept."""
-    from stentor.tts import enroll_reference, open_voices
+    from stentor.cli.codec import enroll_reference
 
     if (recording is None) == (codes is None):
         raise RequestError("a voice is made of a recording or of --codes: give one")
-    voices = open_voices(config)
+    voices = _open(config)
     voices.check_new(name)
     with Progress() as progress:
         progress.show("encoding")
@@ -62,9 +64,7 @@ def add(
 @_SETTINGS
 def list_voices(config: Config) -> None:
     """All voices, one a line: name, id, seconds, description."""
-    from stentor.tts import open_voices
-
-    for voice in open_voices(config).all():
+    for voice in _open(config).all():
         where = "checkpoint" if voice.preset else f"{voice.duration_s:.1f} s"
         print("\t".join((voice.name, voice.id, where, voice.description or "")).rstrip())
 
@@ -73,18 +73,14 @@ def list_voices(config: Config) -> None:
 @_SETTINGS
 def show(config: Config, name: Named) -> None:
     """What is known of a voice, as JSON."""
-    from stentor.tts import open_voices
-
-    print(json.dumps(msgspec.structs.asdict(open_voices(config).about(name)), indent=2, ensure_ascii=False))
+    print(json.dumps(msgspec.structs.asdict(_open(config).about(name)), indent=2, ensure_ascii=False))
 
 
 @app.command("remove")
 @_SETTINGS
 def remove(config: Config, name: Named) -> None:
     """Remove a voice of yours."""
-    from stentor.tts import open_voices
-
-    removed = open_voices(config).remove(name)
+    removed = _open(config).remove(name)
     print(f"removed {removed.name} ({removed.id})", file=sys.stderr)
 
 
@@ -96,10 +92,8 @@ def export(
     output: Annotated[str, typer.Option("--output", "-o", help="The file, NAME.voice; '-' is stdout.")],
 ) -> None:
     """Write a voice of yours into one file: a zip of what is known, the codes and the recording."""
-    from stentor.tts import open_voices
-
     check_output(output)
-    write_output(output, open_voices(config).read(name).pack())
+    write_output(output, _open(config).read(name).pack())
 
 
 @app.command("import")
@@ -110,12 +104,16 @@ def import_voice(
     name: Annotated[str | None, typer.Option(help="Another name for it.")] = None,
 ) -> None:
     """Keep a voice that was exported, here or elsewhere."""
-    from stentor.tts import open_voices
-
     try:
         data = sys.stdin.buffer.read() if file == STDOUT else Path(file).read_bytes()
     except OSError as error:
         raise NotFoundError(f"the voice {file!r} cannot be read: {error.strerror}") from None
-    voice = open_voices(config).add_file(data, name)
+    voice = _open(config).add_file(data, name)
     print(voice.id)
     print(f"{voice.name}: {voice.duration_s:.2f} s of speech", file=sys.stderr)
+
+
+def _open(config: Config) -> VoiceStore:
+    """The voices of `config.model`, without loading it. Raises NotFoundError, CheckpointError."""
+    folder = registry.resolve(config.model.model)
+    return VoiceStore.of(registry.model_for(folder).describe(folder), config.reference)

@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from stentor.cli.options import choose_model, with_settings
-from stentor.config import Config, PipelineConfig, settings
+from stentor.cli.options import with_model, with_settings
+from stentor.config import Config, ModelConfig, PipelineConfig, settings
 from stentor.errors import ConfigError
 
 runner = CliRunner()
@@ -72,6 +72,7 @@ def test_every_setting_of_a_section_is_a_flag_with_its_variable_in_the_help() ->
 
 
 def test_two_models_are_one_too_many() -> None:
-    assert choose_model("", "a") == choose_model("a", None) == choose_model("a", "a") == "a"
+    named = Config(model=ModelConfig(model="a"))
+    assert with_model(Config(), "a") == with_model(named, None) == with_model(named, "a") == named
     with pytest.raises(ConfigError, match="two models"):
-        choose_model("a", "b")
+        with_model(named, "b")
