@@ -23,6 +23,7 @@ from stentor.metrics import STAGE_GAUGES, Metrics
 from stentor.request import ModelInfo, SamplingParams
 from stentor.server.app import create_app
 from stentor.server.bodies import ReferenceBody, SpeechBody
+from stentor.server.consents import ConsentBody
 from stentor.server.enrolling import VoiceBody
 from stentor.voices import VoiceStore
 
@@ -196,7 +197,8 @@ def http_page(page: str) -> str:
     page = fill(page, "routes", routes_table())
     page = fill(page, "fields", fields_table(SpeechBody))
     page = fill(page, "reference fields", fields_table(ReferenceBody))
-    return fill(page, "voice fields", fields_table(VoiceBody))
+    page = fill(page, "voice fields", fields_table(VoiceBody))
+    return fill(page, "consent fields", fields_table(ConsentBody))
 
 
 def _app() -> FastAPI:

@@ -14,7 +14,7 @@ from stentor.config import Config
 from stentor.errors import ConfigError
 from stentor.metrics import Metrics
 from stentor.request import ModelInfo
-from stentor.server import admin, errors, health, page, realtime, speech, speech_socket, voices
+from stentor.server import admin, consents, errors, health, page, realtime, speech, speech_socket, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
@@ -130,7 +130,9 @@ def _beside(listener: socket.socket | None, door: Door) -> AbstractAsyncContextM
 def _add_routes(app: FastAPI, service: Service, info: ModelInfo, store: VoiceStore, config: Config) -> None:
     """Every door, but the operator's."""
     app.include_router(speech.router(service, config.server.max_batch_items))
-    app.include_router(voices.router(service, store))
+    kept = consents.Consents(store.folder, config.reference)
+    app.include_router(voices.router(service, store, kept))
+    app.include_router(consents.router(kept))
     app.include_router(elevenlabs_routes.router(service, store))
     limits = limits_of(config)
     for dialect in (speech_socket, realtime, elevenlabs_socket):

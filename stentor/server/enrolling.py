@@ -42,7 +42,7 @@ class VoiceChange(BaseModel):
     language: Annotated[str | None, Field(description="A language tag, for example en-US.")] = None
     description: Annotated[str | None, Field(description="How it sounds, for people.")] = None
     consent: Annotated[
-        str | None, Field(description="Who agreed to it, in your words, or the id of a consent.")
+        str | None, Field(description="The id of a consent, which must exist, or who agreed, in your words.")
     ] = None
 
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from stentor.server.answer import SpeechAnswer
 from stentor.server.bodies import SpeechBody
+from stentor.server.consents import Consents
 from stentor.server.enrolling import VoiceBody, VoiceChange, enroll, form_schema, read_body
 from stentor.server.utterance import Service
 from stentor.voices import Voice, VoiceStore
@@ -20,7 +21,7 @@ _PREVIEW_CHARS = 160
 Name = Annotated[str, "A voice's id or name."]
 
 
-def router(service: Service, voices: VoiceStore) -> APIRouter:
+def router(service: Service, voices: VoiceStore, consents: Consents) -> APIRouter:
     """The routes of voices; whatever touches the disk runs in a thread."""
     routes = APIRouter()
 
@@ -41,6 +42,7 @@ def router(service: Service, voices: VoiceStore) -> APIRouter:
     )
     async def create(request: Request) -> dict[str, Any]:
         body = await read_body(request, VoiceBody)
+        await run_in_threadpool(consents.check, body.consent)
         return details(await enroll(service, voices, body, request.state.request_id))
 
     @routes.get("/v1/audio/voices/{name}", summary="What is known of a voice.")
@@ -54,6 +56,7 @@ def router(service: Service, voices: VoiceStore) -> APIRouter:
     )
     async def change(name: Name, request: Request) -> dict[str, Any]:
         body = await read_body(request, VoiceChange)
+        await run_in_threadpool(consents.check, body.consent)
         told = body.model_dump(exclude_unset=True)
         return details(await run_in_threadpool(lambda: voices.change(name, **told)))
 

@@ -71,6 +71,11 @@ class VoiceStore:
         store._frame_s = info.samples_per_frame / info.sample_rate_hz
         return store
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the users' voices are; None if there are none."""
+        return None if self._folder is None else self._folder.path
+
     def names(self) -> tuple[str, ...]:
         """All names: `default` first, the checkpoint's others, then the users', by name."""
         return tuple(voice.name for voice in self.all())

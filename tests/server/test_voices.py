@@ -82,7 +82,7 @@ def test_older_clients_get_strings(server: Running, query: str) -> None:
 
 def test_openais_client_makes_uses_and_removes_a_voice(server: Running, store: VoiceStore) -> None:
     client = server.openai()
-    voice = client.audio.voices.create(name="Rosa", audio_sample=("me.wav", WAV), consent="cons_1")
+    voice = client.audio.voices.create(name="Rosa", audio_sample=("me.wav", WAV), consent="by letter")
     assert (voice.name, voice.object, voice.type) == ("Rosa", "audio.voice", "audio_sample")
     assert voice.created_at == store.about("Rosa").created_at > 0
     for named in ("Rosa", {"id": voice.id}):
@@ -169,7 +169,7 @@ def test_openais_client_hears_of_errors_as_its_own(server: Running) -> None:
     with pytest.raises(PermissionDeniedError, match="part of the checkpoint"):
         client.audio.voices.delete("default")
     with pytest.raises(BadRequestError, match="silent") as caught:
-        client.audio.voices.create(name="Rosa", audio_sample=("me.wav", b"bad"), consent="cons_1")
+        client.audio.voices.create(name="Rosa", audio_sample=("me.wav", b"bad"), consent="by letter")
     assert caught.value.param == "audio_sample"
     with pytest.raises(BadRequestError, match=r"should be .audio_sample."):
         client.audio.voices.create(name="Rosa", prompt="an old man", type="prompt")
