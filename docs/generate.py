@@ -19,12 +19,12 @@ from stentor.bench import report
 from stentor.cli.main import app
 from stentor.cli.options import describe_default
 from stentor.config import Config, Setting, settings
-from stentor.metrics import STAGE_GAUGES, Metrics
 from stentor.request import ModelInfo, SamplingParams
 from stentor.server.app import create_app
 from stentor.server.bodies import ReferenceBody, SpeechBody
 from stentor.server.consents import ConsentBody
 from stentor.server.enrolling import VoiceBody
+from stentor.server.metrics import STAGE_GAUGES, Metrics
 from stentor.voices import VoiceStore
 
 EMPTY_STATS: dict[str, dict[str, Any]] = {"requests": {}, "links": {}, "stages": {}, "workers": {}}

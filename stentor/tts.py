@@ -3,14 +3,15 @@
 import secrets
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from stentor.audio import formats
+from stentor.audio.shape import Shape, Shaper
 from stentor.config import Config, PipelineConfig, check, from_environment, override
 from stentor.errors import NotFoundError, RequestError
 from stentor.models import registry
@@ -26,6 +27,7 @@ from stentor.request import (
     SpeechRequest,
     Usage,
 )
+from stentor.text.instructions import directed
 from stentor.voices import VoiceStore
 
 # One process, nothing to spawn: the quickest start for a program that speaks a few sentences.
@@ -35,16 +37,19 @@ OFFLINE = Config(pipeline=PipelineConfig(workers="thread"))
 class SpeechOptions(TypedDict, total=False):
     """How a text is spoken; whatever is left out takes the checkpoint's default.
 
-    `voice` is a name of `stentor voices list`. `reference` is a recording to clone instead: a
-    path, an http(s) URL, the bytes of an audio file, or its codes, integers [num_frames, num_codebooks];
-    `reference_text` is what it says, and makes the clone better. `seed` None draws a fresh one.
-    `runaway_guard` False lets a generation run to `max_new_tokens` rows; `check_tags` False lets unknown tags
-    pass.
+    They are those of an HTTP request. `voice` is a name of `stentor voices list`. `reference` is a recording
+    to clone instead: a path, an http(s) URL, the bytes of an audio file, or its codes, integers [num_frames,
+    num_codebooks]; `reference_text` is what it says, and makes the clone better. `instructions` are words for
+    the delivery (`stentor.text.instructions`). `seed` None draws a fresh one; for the rest of the sampling
+    see `SamplingParams`. `runaway_guard` False lets a generation run to `max_new_tokens` rows, `check_tags`
+    False lets unknown tags pass. `initial_chunk_frames` is how long a stream's first chunk is. `speed` to
+    `trim_silence` are a `Shape`.
     """
 
     voice: str | None
     reference: str | Path | bytes | Array | None
     reference_text: str | None
+    instructions: str | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -53,13 +58,19 @@ class SpeechOptions(TypedDict, total=False):
     repetition_penalty: float | None
     runaway_guard: bool
     check_tags: bool
+    initial_chunk_frames: int | None
+    speed: float
+    sample_rate_hz: int | None
+    loudness_lufs: float | None
+    trim_silence: bool
 
 
 @dataclass(frozen=True)
 class Speech:
     """A finished utterance: mono float32 `waveform` [num_samples] in [-1, 1], and how it came about.
 
-    `codes` are integers [num_frames, num_codebooks]; the same `seed` gives the same speech again.
+    `codes` are integers [num_frames, num_codebooks], whatever the waveform was shaped into; the same `seed`
+    gives the same speech again. `notes` say how instructions were read.
     """
 
     waveform: Array
@@ -68,6 +79,7 @@ class Speech:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     seed: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -99,33 +111,49 @@ class SpeechStream:
     holds any more, is no longer made.
     """
 
-    def __init__(self, audio: AudioStream | Passage, sample_rate_hz: int, seed: int) -> None:
-        self.sample_rate_hz = sample_rate_hz
+    def __init__(
+        self, audio: AudioStream | Passage, shaper: Shaper, seed: int, notes: tuple[str, ...] = ()
+    ) -> None:
+        self.sample_rate_hz = shaper.sample_rate_hz
         self.seed = seed
+        self.notes = notes
         self.finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.codes: Array | None = None
         self._audio = audio
+        self._shaper: Shaper | None = shaper
 
     def __iter__(self) -> "SpeechStream":
         return self
 
     def __next__(self) -> Array:
+        if self._shaper is None:
+            raise StopIteration
         for audio in self._audio:
             if audio.finish_reason is not None:
                 self.finish_reason, self.usage, self.codes = audio.finish_reason, audio.usage, audio.codes
-            if len(audio.waveform):
-                return audio.waveform
-        raise StopIteration
+            waveform = self._shaper.feed(audio.waveform)
+            if len(waveform):
+                return waveform
+        rest, self._shaper = self._shaper.finish(), None
+        if len(rest) == 0:
+            raise StopIteration
+        return rest
 
     def close(self) -> None:
         """Stop the generation, if it has not ended."""
         self._audio.abort()
 
-    def finished(self, chunks: Sequence[Array]) -> Speech:
-        """The ended stream's `chunks` as one `Speech`."""
-        waveform = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
-        return Speech(waveform, self.sample_rate_hz, self.codes, self.finish_reason, self.usage, self.seed)
+    def whole(self, progress: Callable[[float], None] | None = None) -> Speech:
+        """All that is still to come, as one `Speech`; `progress` is told its seconds so far."""
+        chunks, seconds = [np.zeros(0, np.float32)], 0.0
+        for chunk in self:
+            chunks.append(chunk)
+            seconds += len(chunk) / self.sample_rate_hz
+            if progress is not None:
+                progress(seconds)
+        how = (self.codes, self.finish_reason, self.usage, self.seed, self.notes)
+        return Speech(np.concatenate(chunks), self.sample_rate_hz, *how)
 
 
 class TTS:
@@ -144,14 +172,26 @@ class TTS:
         self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 
-    def speak(self, text: str, **options: Unpack[SpeechOptions]) -> Speech:
-        """Say `text` and wait for all of it. Raises RequestError for what cannot be said."""
-        whole = self._open(text, options, stream=False)
-        return whole.finished(list(whole))
+    def speak(
+        self,
+        text: str,
+        *,
+        progress: Callable[[float], None] | None = None,
+        **options: Unpack[SpeechOptions],
+    ) -> Speech:
+        """Say `text` and wait for all of it; `progress` is told the seconds of speech so far.
+
+        Raises:
+            RequestError: it cannot be said.
+        """
+        return self._open(text, options, stream=progress is not None, whole=True).whole(progress)
 
     def stream(self, text: str, **options: Unpack[SpeechOptions]) -> SpeechStream:
-        """Say `text` and hand over chunks as early as exactness allows: the samples are those of `speak`."""
-        return self._open(text, options, stream=True)
+        """Say `text` and hand over chunks as early as exactness allows: the samples are those of `speak`.
+
+        What only the end tells is excepted (`Shaper`): a silent tail beyond 0.5 s, and the exact loudness.
+        """
+        return self._open(text, options, stream=True, whole=False)
 
     def start(self) -> None:
         """Load the model now instead of at the first call. Raises StentorError if it cannot be loaded."""
@@ -178,32 +218,27 @@ class TTS:
                 self._pipeline = pipeline
             return self._pipeline
 
-    def _open(self, text: str, options: SpeechOptions, *, stream: bool) -> SpeechStream:
+    def _open(self, text: str, options: SpeechOptions, *, stream: bool, whole: bool) -> SpeechStream:
         if unknown := options.keys() - SpeechOptions.__annotations__.keys():
             raise TypeError(
                 f"unknown option {min(unknown)!r}: use {', '.join(SpeechOptions.__annotations__)}"
             )
         seed = options.get("seed")
         seed = secrets.randbits(31) if seed is None else seed
+        shaper = Shaper(Shape(**_of(Shape, options)), self.info.sample_rate_hz, whole=whole)
+        text, notes = directed(text, options.get("instructions"), self.info.control_tags)
         request = SpeechRequest(
             request_id=uuid.uuid4().hex,
             text=text,
             reference=self._reference(options),
-            sampling=SamplingParams(
-                temperature=options.get("temperature"),
-                top_p=options.get("top_p"),
-                top_k=options.get("top_k"),
-                seed=seed,
-                max_new_tokens=options.get("max_new_tokens"),
-                repetition_penalty=options.get("repetition_penalty"),
-            ),
+            sampling=SamplingParams(**{**_of(SamplingParams, options), "seed": seed}),
             runaway_guard=options.get("runaway_guard", True),
             check_tags=options.get("check_tags", True),
             stream=stream,
+            initial_chunk_frames=options.get("initial_chunk_frames"),
             return_codes=True,
         )
-        audio = speak(self._started().submit, request, self.info)
-        return SpeechStream(audio, self.info.sample_rate_hz, seed)
+        return SpeechStream(speak(self._started().submit, request, self.info), shaper, seed, notes)
 
     def _reference(self, options: SpeechOptions) -> Reference | None:
         reference, text = options.get("reference"), options.get("reference_text")
@@ -215,6 +250,13 @@ class TTS:
             )
         voice = options.get("voice")
         return None if voice is None else self._voices.get(voice)
+
+
+def _of(kind: type[SamplingParams | Shape], options: SpeechOptions) -> dict[str, Any]:
+    """The options that are fields of `kind`, but for those that are None."""
+    return {
+        name: value for name, value in options.items() if name in kind.__struct_fields__ and value is not None
+    }
 
 
 def build_pipeline(config: Config) -> tuple[ModelInfo, Pipeline]:

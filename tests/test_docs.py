@@ -12,7 +12,7 @@ import stentor
 from docs import generate
 from examples.demo import length_s
 from stentor.config import settings
-from stentor.metrics import Metrics
+from stentor.server.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

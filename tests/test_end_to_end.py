@@ -79,10 +79,10 @@ def test_a_stream_is_the_same_audio(checkpoint: Path) -> None:
     with TTS(config=config("thread", checkpoint)) as tts:
         options = {"seed": 5, "temperature": 1.0, "max_new_tokens": 80, "runaway_guard": False}
         whole = tts.speak(TEXTS[1], **options)
-        stream = tts.stream(TEXTS[1], **options)
-        chunks = list(stream)
-    assert len(chunks) > 1
-    streamed = stream.finished(chunks)
+        told: list[float] = []
+        streamed = tts.stream(TEXTS[1], **options).whole(told.append)
+    assert len(told) > 1
+    assert told[-1] == pytest.approx(streamed.duration_s)
     np.testing.assert_array_equal(streamed.codes, whole.codes)
     np.testing.assert_allclose(streamed.waveform, whole.waveform, atol=1 / 32768)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from msgspec import structs
 
 from stentor.audio.formats import encode_file
 from stentor.audio.load import decode
+from stentor.audio.shape import Shape, Shaper, shape_whole
 from stentor.cli.codec import encode_reference, enroll_reference
 from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig, override
 from stentor.errors import ConfigError, NotFoundError, OverloadedError, RequestError
@@ -70,6 +72,37 @@ def test_a_repetition_penalty_changes_the_speech_and_not_its_stream(tts: TTS, sp
     np.testing.assert_allclose(np.concatenate(list(stream)), whole.waveform, atol=1 / 32768)
     np.testing.assert_array_equal(stream.codes, whole.codes)
     assert not np.array_equal(whole.codes, speech.codes)
+
+
+SHAPES: list[dict[str, Any]] = [
+    {"speed": 1.5},
+    {"sample_rate_hz": 8_000},
+    {"loudness_lufs": -30.0},
+    {"speed": 0.8, "sample_rate_hz": 16_000, "loudness_lufs": -20.0, "trim_silence": False},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_speech_is_shaped_as_every_door_shapes_it(tts: TTS, shape: dict[str, Any]) -> None:
+    plain = tts.speak(TEXT, seed=7, max_new_tokens=40, trim_silence=False).waveform
+    speech = tts.speak(TEXT, seed=7, max_new_tokens=40, **shape)
+    assert speech.sample_rate_hz == shape.get("sample_rate_hz", 24_000)
+    np.testing.assert_array_equal(speech.waveform, shape_whole(plain, Shape(**shape), 24_000))
+    stream = tts.stream(TEXT, seed=7, max_new_tokens=40, **shape)
+    shaper = Shaper(Shape(**shape), 24_000)
+    streamed = np.concatenate((shaper.feed(plain), shaper.finish()))
+    heard = np.concatenate(list(stream))
+    assert heard.shape == streamed.shape
+    np.testing.assert_allclose(heard, streamed, atol=1e-3)
+    assert list(stream) == []
+
+
+def test_instructions_are_tags_before_the_text_and_are_told_of(tts: TTS) -> None:
+    spoken = tts.speak(TEXT, seed=7, max_new_tokens=10, instructions="Whisper.")
+    assert spoken.notes == ("instructions are read as <|style:whispering|>",)
+    tagged = tts.speak(f"<|style:whispering|> {TEXT}", seed=7, max_new_tokens=10)
+    np.testing.assert_array_equal(spoken.codes, tagged.codes)
+    assert "ignored" in tts.speak(TEXT, max_new_tokens=10, instructions="Like a pirate.").notes[0]
 
 
 def test_without_a_seed_each_speech_is_another_and_tells_its_seed(tts: TTS) -> None:
@@ -155,7 +188,12 @@ def test_a_reference_may_be_bytes_a_file_or_its_codes(
         ({"reference": b"not audio"}, "not audio"),
         ({"reference_text": "alone"}, "reference"),
         ({"voice": "nobody"}, "nobody"),
-        ({"speed": 2.0}, "speed"),
+        ({"speed": 5.0}, "speed"),
+        ({"speed": float("nan")}, "speed"),
+        ({"sample_rate_hz": 1}, "sample_rate"),
+        ({"loudness_lufs": 3.0}, "loudness_lufs"),
+        ({"repetition_penalty": 3.0}, "repetition_penalty"),
+        ({"velocity": 2.0}, "velocity"),
     ],
 )
 def test_bad_options_are_errors_that_name_them(tts: TTS, options: dict[str, object], words: str) -> None:

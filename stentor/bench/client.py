@@ -12,7 +12,7 @@ import httpx2
 from stentor.bench.level import Level, Timing
 from stentor.bench.machine import load_average
 from stentor.errors import ConfigError
-from stentor.metrics import PlayoutClock
+from stentor.playout import PlayoutClock
 
 _BYTES_PER_SAMPLE = 2
 

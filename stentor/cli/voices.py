@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -15,8 +15,9 @@ from stentor.cli.output import STDOUT, check_output, write_output
 from stentor.cli.progress import Progress
 from stentor.config import Config
 from stentor.errors import NotFoundError, RequestError
-from stentor.models import registry
-from stentor.voices import VoiceStore
+
+if TYPE_CHECKING:
+    from stentor.voices import VoiceStore
 
 app = typer.Typer(help="Named voices: yours, and the checkpoint's.", no_args_is_help=True)
 
@@ -113,7 +114,10 @@ def import_voice(
     print(f"{voice.name}: {voice.duration_s:.2f} s of speech", file=sys.stderr)
 
 
-def _open(config: Config) -> VoiceStore:
+def _open(config: Config) -> "VoiceStore":
     """The voices of `config.model`, without loading it. Raises NotFoundError, CheckpointError."""
+    from stentor.models import registry
+    from stentor.voices import VoiceStore
+
     folder = registry.resolve(config.model.model)
     return VoiceStore.of(registry.model_for(folder).describe(folder), config.reference)

@@ -16,10 +16,10 @@ from starlette.websockets import WebSocket
 from stentor import logs
 from stentor.config import AccessConfig
 from stentor.errors import AuthenticationError, ConfigError, ForbiddenError, StentorError
-from stentor.metrics import Metrics
 from stentor.server import errors
 from stentor.server.caller import Caller, current, enter
 from stentor.server.keys import Keyring
+from stentor.server.metrics import Metrics
 
 # What a load balancer, a browser and a reader of the API need before they have a key.
 _ALWAYS_OPEN = {"/", "/health", "/ready", "/openapi.json"}

@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 
 from stentor.config import Config
 from stentor.errors import ConfigError
-from stentor.metrics import Metrics
 from stentor.request import ModelInfo
 from stentor.server import admin, consents, errors, health, page, realtime, speech, speech_socket, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
@@ -23,6 +22,7 @@ from stentor.server.conversation import Limits
 from stentor.server.elevenlabs import routes as elevenlabs_routes
 from stentor.server.elevenlabs import socket as elevenlabs_socket
 from stentor.server.keys import Keyring
+from stentor.server.metrics import Metrics
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
 from stentor.server.tracing import make_tracer

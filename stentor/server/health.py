@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from stentor.metrics import CONTENT_TYPE, Metrics
 from stentor.request import ModelInfo
 from stentor.server.admission import Admission
+from stentor.server.metrics import CONTENT_TYPE, Metrics
 from stentor.server.protocol import Reader
 from stentor.voices import VoiceStore
 

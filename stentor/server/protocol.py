@@ -11,7 +11,7 @@ from stentor.request import ModelInfo, Reference, SamplingParams, SpeechRequest
 from stentor.server.bodies import SpeechBody, VoiceName
 from stentor.server.errors import MODEL_NOT_FOUND
 from stentor.server.references import read_reference
-from stentor.text.instructions import tags_for
+from stentor.text.instructions import directed
 from stentor.voices import DEFAULT, VoiceStore
 
 # What OpenAI's clients ask for unless they are told otherwise: they mean the model that is served.
@@ -80,12 +80,12 @@ class Reader:
                 param="input",
                 code="string_above_max_length",
             )
-        tags, warnings = self._directions(body)
+        text, warnings = directed(body.input, body.instructions, self._info.control_tags)
         delivery = _delivery(body)
         sampling = self._sampling(body)
         request = SpeechRequest(
             request_id=f"{request_id}.{secrets.token_hex(4)}",
-            text=tags + body.input if body.input.strip() else body.input,
+            text=text,
             reference=read_reference(body) or self._voice(body.voice or body.speaker),
             sampling=sampling,
             runaway_guard=body.runaway_guard is not False,
@@ -107,26 +107,8 @@ class Reader:
         if seed is None and self._info.sampling.seed is None:
             # Drawn here and not in the model, so that the caller is told.
             seed = secrets.randbits(31)
-        return SamplingParams(
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            seed=seed,
-            max_new_tokens=body.max_new_tokens,
-            repetition_penalty=body.repetition_penalty,
-        )
-
-    def _directions(self, body: SpeechBody) -> tuple[str, tuple[str, ...]]:
-        """What to put before the text for the instructions, and what the caller should know of them."""
-        warnings = []
-        tags: tuple[str, ...] = ()
-        if body.instructions and body.instructions.strip():
-            tags = tags_for(body.instructions, self._info.control_tags)
-            told = (
-                f"instructions are read as {' '.join(tags)}" if tags else "instructions are ignored: no words"
-            )
-            warnings.append(told if tags else f"{told} in them have a control tag")
-        return "".join(f"{tag} " for tag in tags), tuple(warnings)
+        given = {name: getattr(body, name) for name in SamplingParams.__struct_fields__}
+        return SamplingParams(**{**given, "seed": seed})
 
     def _voice(self, voice: str | VoiceName | None) -> Reference | None:
         return self._voices.get(voice.id if isinstance(voice, VoiceName) else voice or DEFAULT)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import stentor
 from stentor.errors import ConfigError
-from stentor.metrics import RequestMeter, StagePassage
+from stentor.server.metrics import RequestMeter, StagePassage
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -22,13 +22,13 @@ from stentor.errors import (
     StentorError,
     summary,
 )
-from stentor.metrics import Metrics
 from stentor.pipeline.passage import speak
 from stentor.request import Audio, ModelInfo
 from stentor.server.admission import Admission
 from stentor.server.caller import current
 from stentor.server.delivery import Form
 from stentor.server.errors import error_object
+from stentor.server.metrics import Metrics
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Delivery, Order, Reader
 from stentor.server.tracing import Tracer

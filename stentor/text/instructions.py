@@ -56,6 +56,16 @@ _NEGATION = re.compile(r"\b(?:not|no|never|without|avoid\w*|less|\w+n't|neither|
 _MOST_CHARS = 2_000
 
 
+def directed(text: str, instructions: str | None, known: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """The text with the tags that its instructions ask for, and what to tell the caller of them."""
+    if not (instructions and instructions.strip() and text.strip()):
+        return text, ()
+    tags = tags_for(instructions, known)
+    if not tags:
+        return text, ("instructions are ignored: no words in them have a control tag",)
+    return "".join(f"{tag} " for tag in tags) + text, (f"instructions are read as {' '.join(tags)}",)
+
+
 def tags_for(instructions: str, known: Iterable[str]) -> tuple[str, ...]:
     """The control tags, of those that a model knows, which an instruction asks for; mostly none or one.
 

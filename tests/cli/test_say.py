@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from stentor.cli.main import app
 from stentor.errors import ConfigError, RequestError
+from stentor.server.bodies import SpeechBody
+from stentor.tts import SpeechOptions
 from tests.checkpoints import make_checkpoint
 
 runner = CliRunner()
@@ -50,7 +53,43 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_work(checkpoint: 
     assert isinstance(say(checkpoint, "Hello.", "-o", "out.doc").exception, RequestError)
 
 
-@pytest.mark.parametrize("extra", [["--top-p", "0"], ["--temperature", "nan"], ["--voice", "nobody"]])
+def test_what_http_shapes_is_shaped_here(checkpoint: Path, tmp_path: Path) -> None:
+    say(checkpoint, "Hello.", "-o", str(tmp_path / "plain.wav"))
+    wish = ["--speed", "2", "--sample-rate", "8000", "--instructions", "Like a pirate.", "--format", "wav"]
+    done = say(checkpoint, "Hello.", "-o", str(tmp_path / "fast"), *wish)
+    assert done.exit_code == 0, done.output
+    assert "instructions are ignored" in done.stderr
+    with wave.open(str(tmp_path / "plain.wav")) as plain, wave.open(str(tmp_path / "fast")) as fast:
+        assert (plain.getframerate(), fast.getframerate()) == (24_000, 8_000)
+        assert fast.getnframes() == pytest.approx(plain.getnframes() / 6, rel=0.1)
+
+
+def test_every_option_of_the_http_body_is_an_option_here_and_in_python() -> None:
+    """One request serves every door; what is left out is about models, bytes and bodies."""
+    elsewhere = {
+        *("model", "speaker", "input", "response_format", "stream", "stream_format", "references"),
+        *("reference_codes", "ref_audio", "ref_text", "extra_params", "stage_params"),
+        *("non_streaming_mode", "task_type", "language"),
+    }
+    renamed = {"sample_rate": "sample_rate_hz", "initial_codec_chunk_frames": "initial_chunk_frames"}
+    asked = set(SpeechBody.model_fields) - elsewhere
+    options = set(SpeechOptions.__annotations__) - {"reference"}
+    assert options == {renamed.get(name, name) for name in asked}
+    # A file is written when it is whole: the first chunk of a stream is nobody's.
+    flags = {parameter.name for parameter in get_command(app).commands["say"].params}  # type: ignore[attr-defined]
+    assert asked - {"initial_codec_chunk_frames"} <= flags
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--format", "doc"],
+        ["--speed", "9"],
+        ["--top-p", "0"],
+        ["--temperature", "nan"],
+        ["--voice", "nobody"],
+    ],
+)
 def test_bad_options_are_errors(checkpoint: Path, tmp_path: Path, extra: list[str]) -> None:
     assert isinstance(
         say(checkpoint, "Hello.", "-o", str(tmp_path / "out.wav"), *extra).exception, RequestError

@@ -16,7 +16,7 @@ import yaml
 
 from stentor.cli.main import app as commands
 from stentor.config import settings
-from stentor.metrics import STAGE_GAUGES, Metrics
+from stentor.server.metrics import STAGE_GAUGES, Metrics
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

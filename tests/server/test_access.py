@@ -19,11 +19,11 @@ from websockets.sync.client import connect
 
 from stentor.config import AccessConfig
 from stentor.errors import ConfigError
-from stentor.metrics import Metrics
 from stentor.server.access import BodyLimit, Entrance, Gate, presented_keys
 from stentor.server.app import create_app
 from stentor.server.caller import current
 from stentor.server.keys import Keyring
+from stentor.server.metrics import Metrics
 from tests.server.conftest import Front, Running
 from tests.server.fakes import INFO, FakePipeline, config, say, voices
 

@@ -8,11 +8,11 @@ import pytest
 
 from stentor.audio.formats import to_pcm16
 from stentor.errors import RequestError, TooLargeError
-from stentor.metrics import Metrics
 from stentor.request import SpeechRequest
 from stentor.server.admission import Admission
 from stentor.server.bodies import SpeechBody
 from stentor.server.delivery import make_form
+from stentor.server.metrics import Metrics
 from stentor.server.narration import Manner, Narration, Piece
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from stentor.errors import ConfigError
-from stentor.metrics import Metrics
 from stentor.server import app as app_module
+from stentor.server.metrics import Metrics
 from stentor.server.tracing import Tracer, make_tracer
 from stentor.stages.base import StageTimes
 from tests.server.conftest import Running

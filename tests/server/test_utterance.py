@@ -11,10 +11,10 @@ import pytest
 from stentor.audio.formats import to_pcm16
 from stentor.audio.shape import Shape, shape_whole
 from stentor.errors import InternalError, OverloadedError, RequestError
-from stentor.metrics import Metrics
 from stentor.request import SpeechRequest
 from stentor.server.admission import Admission
 from stentor.server.delivery import RawBytes
+from stentor.server.metrics import Metrics
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Order, Reader
 from stentor.server.utterance import ReaderGoneError, Service, Utterance

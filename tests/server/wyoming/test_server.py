@@ -11,10 +11,10 @@ import pytest
 
 from stentor.audio.formats import to_pcm16
 from stentor.errors import RequestError
-from stentor.metrics import Metrics
 from stentor.request import SpeechRequest
 from stentor.server.admission import Admission
 from stentor.server.conversation import Limits
+from stentor.server.metrics import Metrics
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
 from stentor.server.utterance import Service

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from stentor.playout import PlayoutClock
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _TTFA_BUCKETS_S = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
@@ -58,35 +60,6 @@ class StagePassage(Protocol):
     @property
     def last_s(self) -> float | None:
         """Likewise."""
-
-
-class PlayoutClock:
-    """A listener who plays from the first samples on and never skips: how often, and how long, did they wait.
-
-    `underruns` counts the times that playback stood still, `starved_s` sums their seconds, `longest_s` is
-    the longest.
-    """
-
-    def __init__(self, sample_rate_hz: int) -> None:
-        self.underruns = 0
-        self.starved_s = 0.0
-        self.longest_s = 0.0
-        self._sample_rate_hz = sample_rate_hz
-        self._played_out_s: float | None = None
-
-    def arrived(self, num_samples: int, at_s: float) -> None:
-        """More samples, at a time of any monotonic clock; calls come in the order of time."""
-        if num_samples == 0:
-            return
-        if self._played_out_s is None:
-            self._played_out_s = at_s
-        if at_s > self._played_out_s:
-            waited_s = at_s - self._played_out_s
-            self.underruns += 1
-            self.starved_s += waited_s
-            self.longest_s = max(self.longest_s, waited_s)
-            self._played_out_s = at_s
-        self._played_out_s += num_samples / self._sample_rate_hz
 
 
 class Metrics:
