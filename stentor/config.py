@@ -102,6 +102,11 @@ class VocoderConfig:
     dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "Arithmetic of the vocoder; only float32 streams the very samples of a whole decode."
     )
+    process: Literal["auto", "own", "shared"] = setting(
+        "auto",
+        "Worker process of the vocoder: its 'own', or 'shared' with the engine, which 'auto' means on a GPU, "
+        "where their streams then run beside each other.",
+    )
 
 
 @dataclass(frozen=True)

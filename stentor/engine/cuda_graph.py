@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stentor.engine.arrays import Values
+from stentor.engine.landing import upload
 from stentor.engine.prefill import Prefill, PrefillShape, pack
 from stentor.engine.scheduler import Chunk
 from stentor.engine.state import BatchState
@@ -140,9 +141,7 @@ class PrefillGraphs:
         replay, result = self._graph(shape, candidates)
         new_rows = self._idle.copy()
         new_rows[: len(rows)] = rows
-        words = torch.from_numpy(pack(chunks, new_rows, shape, self._block_size))
-        words = words.pin_memory() if self._device.type == "cuda" else words
-        self._buffers[shape].copy_(words, non_blocking=True)
+        upload(pack(chunks, new_rows, shape, self._block_size), self._device, self._buffers[shape])
         replay()
         return result
 

@@ -42,11 +42,16 @@ class Engine:
     as that a sequence has ended, is heeded one step later here, and on the device at once.
     """
 
-    def __init__(self, model: SpeechLM, config: EngineConfig) -> None:
+    def __init__(self, model: SpeechLM, config: EngineConfig, reserved_bytes: int = 0) -> None:
+        """`reserved_bytes` of the device are for other stages.
+
+        Raises:
+            ConfigError: the device has too little memory for the cache.
+        """
         self.max_context = min(config.max_context, model.shape.max_positions)
         steps_bytes = self._measure_steps(model, config)
         shape = cache_shape(model.shape, config)
-        num_blocks = count_blocks(shape, config, self.max_context, model.device, steps_bytes)
+        num_blocks = count_blocks(shape, config, self.max_context, model.device, steps_bytes + reserved_bytes)
         self._blocks = BlockManager(num_blocks, config.block_size, config.prefix_caching)
         self._scheduler = Scheduler(self._blocks, config.max_running_requests, config.max_prefill_tokens)
         self._runner = self._make_runner(model, config, num_blocks)

@@ -1,6 +1,7 @@
 """Records on their way to the host: on a GPU into pinned memory, read when the next step is under way."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 
 import numpy as np
@@ -18,13 +19,12 @@ class Landing:
     """Brings the records of one step after the other to the host, without waiting for them."""
 
     def __init__(self, max_rows: int, width: int, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
+        on_gpu = device.type == "cuda"
         size = (max_rows, width)
-        buffers = [
-            torch.empty(size, dtype=torch.int64, pin_memory=True) for _ in range(_BUFFERS * self._on_gpu)
-        ]
+        buffers = [torch.empty(size, dtype=torch.int64, pin_memory=True) for _ in range(_BUFFERS * on_gpu)]
         self._buffers = cycle(buffers)
-        self._buffer = next(self._buffers) if self._on_gpu else None
+        self._buffer = next(self._buffers) if on_gpu else None
         self._size = 0
         self._records: list[Values] = []
 
@@ -46,21 +46,36 @@ class Landing:
             records, self._records = self._records, []
             return lambda: np.concatenate(records)
         rows, self._buffer, self._size = self._buffer[: self._size], next(self._buffers), 0
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record()
-        return lambda: self._wait(done, rows)
+        return partial(self._read, landed(self._device), rows)
 
     @staticmethod
-    def _wait(done: torch.cuda.Event, rows: Tensor) -> Array:
-        done.synchronize()
+    def _read(wait: Callable[[], None], rows: Tensor) -> Array:
+        wait()
         read: Array = rows.numpy().copy()
         return read
 
 
-def upload(words: Array, device: torch.device) -> Tensor:
-    """The array on the device; on a GPU it goes there in the order of the stream, and nobody waits."""
+def upload(words: Array, device: torch.device, target: Tensor | None = None) -> Tensor:
+    """The array on the device, in `target` if there is one; on a GPU it goes there in the order of the
+    stream, and nobody waits.
+    """
     tensor = torch.from_numpy(words)
+    if device.type == "cuda":
+        # The allocator of pinned memory keeps it until the copy is done.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True) if target is None else target.copy_(tensor, non_blocking=True)
+
+
+def download(values: Tensor) -> Tensor:
+    """A copy in host memory; from a GPU it comes in the order of the stream: see `landed`."""
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.is_cuda)
+    return host.copy_(values, non_blocking=True)
+
+
+def landed(device: torch.device) -> Callable[[], None]:
+    """Gives a function that waits until all is done that the present stream holds now."""
     if device.type != "cuda":
-        return tensor.to(device)
-    # The allocator of pinned memory keeps it until the copy is done.
-    return tensor.pin_memory().to(device, non_blocking=True)
+        return lambda: None
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record()
+    return done.synchronize

@@ -75,6 +75,11 @@ def report(shape: LMShape, num_blocks: int, block_size: int, steps_bytes: int, d
     _LOG.info("memory on %s: %s; %s left free", device, ", ".join(parts), _size(free_bytes(device)))
 
 
+def report_part(what: str, size_bytes: int, device: torch.device) -> None:
+    """Log what another stage than the engine takes."""
+    _LOG.info("memory on %s: %s %s; %s left free", device, what, _size(size_bytes), _size(free_bytes(device)))
+
+
 def free_bytes(device: torch.device) -> int:
     """What a process could still get."""
     if device.type == "cuda":

@@ -25,7 +25,7 @@ class Linear:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        self._packed = _packs(weight)
+        self._packed = packs(weight)
         if self._packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _EXPECTED_ROWS)
         self._weight = weight
@@ -44,7 +44,8 @@ class Linear:
         return product
 
 
-def _packs(weight: Tensor) -> bool:
+def packs(weight: Tensor) -> bool:
+    """Does oneDNN know this weight's dtype, on a CPU."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if weight.dtype == torch.bfloat16:

@@ -12,7 +12,7 @@ from stentor.errors import RequestError, StentorError, to_failure
 from stentor.request import Array, Audio, Prompt
 from stentor.stages.base import Payload
 
-# Recordings of equal length that are encoded together, at most; more would only cost memory.
+# Recordings of equal padded length that are encoded together, at most; more would only cost memory.
 _MAX_BATCH = 8
 
 
@@ -20,7 +20,7 @@ class ReferenceEncoder(Protocol):
     """What a model supplies: recordings to codes."""
 
     def encode(self, waveforms: Sequence[Array]) -> list[Array]:
-        """Mono float32 [samples], all of one length, to integers [frames, codebooks] each."""
+        """Mono float32 [samples], all of one padded length, to integers [frames, codebooks] each."""
 
 
 class EncodeStage:
@@ -28,13 +28,19 @@ class EncodeStage:
 
     A request to enroll ends here: its reference goes out as `Audio`, at `sample_rate_hz` and with its codes.
     Prompts without a recording pass straight on, ahead of those that must be encoded. The encoder is made
-    when the first recording comes. Codes are kept by the recording's content, up to `cache_bytes`.
+    when the first recording comes; it lengthens a recording of so many samples to `padded_length` of them.
+    Codes are kept by the recording's content, up to `cache_bytes`.
     """
 
     def __init__(
-        self, make_encoder: Callable[[], ReferenceEncoder], cache_bytes: int, sample_rate_hz: int = 24_000
+        self,
+        make_encoder: Callable[[], ReferenceEncoder],
+        cache_bytes: int,
+        sample_rate_hz: int = 24_000,
+        padded_length: Callable[[int], int] = int,
     ) -> None:
         self._make_encoder = make_encoder
+        self._padded_length = padded_length
         self._sample_rate_hz = sample_rate_hz
         self._encoder: ReferenceEncoder | None = None
         self._cache = _CodesCache(cache_bytes)
@@ -114,15 +120,16 @@ class EncodeStage:
         return msgspec.structs.replace(payload, data=data)
 
     def _take_batch(self) -> list[tuple[Payload, bytes]]:
-        """The oldest waiting prompt and others whose recordings are as long, in order of arrival.
+        """The oldest waiting prompt and others whose recordings become as long, in order of arrival.
 
-        Recordings of other lengths wait: padding would change the codes.
+        Others wait: more padding than a recording gets alone would change its codes.
         """
-        length = len(_waveform(next(iter(self._waiting.values()))[0]))
+        length = self._padded_length(len(_waveform(next(iter(self._waiting.values()))[0])))
         chosen: dict[str, tuple[Payload, bytes]] = {}
         keys: set[bytes] = set()
         for request_id, (payload, key) in self._waiting.items():
-            if len(_waveform(payload)) == length and (key in keys or len(keys) < _MAX_BATCH):
+            fits = self._padded_length(len(_waveform(payload))) == length
+            if fits and (key in keys or len(keys) < _MAX_BATCH):
                 chosen[request_id] = payload, key
                 keys.add(key)
         for request_id in chosen:

@@ -18,12 +18,16 @@ _FILE_PATIENCE_S = 1.0
 
 @dataclass(frozen=True)
 class ChunkRules:
-    """What all streams share: `context_frames` on either side of a chunk make its samples exact."""
+    """What all streams share: `context_frames` on either side of a chunk make its samples exact.
+
+    A chunk for a listener is of `max_chunk_frames` at most, one of a file of `max_file_frames`, if any.
+    """
 
     context_frames: int
     frame_s: float
     initial_frames: int
     max_chunk_frames: int
+    max_file_frames: int | None = None
 
     def rung(self, frames: int) -> int:
         """The largest chunk size within `frames`: a power of two or the longest chunk.
@@ -51,6 +55,7 @@ class Stream:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     ended: bool = False
+    in_flight: bool = False  # A chunk of it is being decoded: the next one must wait.
     _pieces: list[Array] = field(default_factory=list)
     _wanted_frames: int = 0
     _first_arrival_s: float = 0.0
@@ -90,8 +95,11 @@ class Stream:
         out, unless it plays for less than the round takes: then decoding could never catch up.
         """
         pending = self.num_pending
+        if self.in_flight:
+            return None
         if self.ended:
-            return min(pending, self.rules.max_chunk_frames) if self.request.stream else pending
+            most = self.rules.max_chunk_frames if self.request.stream else self.rules.max_file_frames
+            return pending if most is None else min(pending, most)
         if not self.request.stream:
             return None
         interval_s = (self._last_arrival_s - self._first_arrival_s) / max(1, self.num_frames - 1)
@@ -123,6 +131,7 @@ class Stream:
 
     def emitted(self, chunk: int, now_s: float) -> bool:
         """Note that `chunk` frames have gone out: the listener's clock goes on. True if they came late."""
+        self.in_flight = False
         self.num_emitted += chunk
         self._waits_since_s = now_s
         self._wanted_frames = min(2 * max(chunk, 1), self.rules.max_chunk_frames)

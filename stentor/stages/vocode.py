@@ -18,16 +18,25 @@ _NEWEST = 0.3
 
 
 class Vocoder(Protocol):
-    """What a model supplies: a decoder that is exact with `context_frames` of real context on either side."""
+    """What a model supplies: a decoder that is exact with `context_frames` of real context on either side.
+
+    It takes windows of up to `longest_window` frames, if that is not None. If it `overlaps`, decoding goes on
+    elsewhere behind `begin`, and the next round is begun before the last one is read.
+    """
 
     sample_rate_hz: int
     samples_per_frame: int
     context_frames: int
     num_codebooks: int
     codebook_size: int
+    longest_window: int | None
+    overlaps: bool
 
-    def decode(self, windows: Sequence[Array]) -> list[Array]:
-        """Integers [frames, codebooks] to float32 [frames * samples_per_frame] each; edges count as ends."""
+    def begin(self, windows: Sequence[Array]) -> Callable[[], list[Array]]:
+        """Integers [frames, codebooks] to float32 [frames * samples_per_frame] each; edges count as ends.
+
+        Gives a function that waits for them.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,15 @@ class _Piece:
     chunk: int
     window: Array
     skipped: int
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A round under way."""
+
+    pieces: list[_Piece]
+    read: Callable[[], list[Array]]
+    started_s: float
 
 
 class VocodeStage:
@@ -56,10 +74,18 @@ class VocodeStage:
         self._config = config
         self._clock = clock
         frame_s = vocoder.samples_per_frame / vocoder.sample_rate_hz
+        longest = vocoder.longest_window
+        most = None if longest is None else longest - 2 * vocoder.context_frames
         self._rules = ChunkRules(
-            vocoder.context_frames, frame_s, config.initial_chunk_frames, config.max_chunk_frames
+            vocoder.context_frames,
+            frame_s,
+            config.initial_chunk_frames,
+            min(config.max_chunk_frames, most or config.max_chunk_frames),
+            most,
         )
         self._streams: dict[str, Stream] = {}
+        self._flight: _Flight | None = None
+        self._last_read_s = 0.0
         self._round_s = 0.0
         self._decode_s_per_frame = 0.0
         self._underruns = 0
@@ -83,20 +109,20 @@ class VocodeStage:
         stream.append(frames.codes, self._clock(), ended=payload.last)
 
     def step(self) -> list[Payload]:
-        """Decode one batch of the most urgent streams' windows."""
-        started_s = self._clock()
-        pieces = self._choose(started_s)
-        waveforms = self._vocoder.decode([piece.window for piece in pieces])
-        now_s = self._clock()
-        self._learn(pieces, now_s - started_s)
-        return [self._emit(piece, waveform, now_s) for piece, waveform in zip(pieces, waveforms, strict=True)]
+        """Decode one batch of the most urgent streams' windows; gives that batch, or the one before it."""
+        flight = self._launch()
+        if self._vocoder.overlaps:
+            flight, self._flight = self._flight, flight
+        return self._collect(flight) if flight else []
 
     def abort(self, request_id: str) -> None:
         """Drop the stream's codes."""
         self._streams.pop(request_id, None)
 
     def has_work(self) -> bool:
-        """Is any stream due."""
+        """Is any stream due, or a round under way."""
+        if self._flight is not None:
+            return True
         now_s = self._clock()
         return any(stream.next_chunk(now_s, self._round_s) is not None for stream in self._streams.values())
 
@@ -106,6 +132,7 @@ class VocodeStage:
 
     def close(self) -> None:
         """Nothing but memory to give back."""
+        self._flight = None
         self._streams.clear()
 
     def _check(self, codes: Array) -> None:
@@ -117,6 +144,30 @@ class VocodeStage:
             )
         if len(codes) and not 0 <= codes.min() <= codes.max() < size:
             raise RequestError(f"a code is outside 0 to {size - 1}: special codes must be replaced before")
+
+    def _launch(self) -> _Flight | None:
+        """Begin a round, if any stream is due."""
+        started_s = self._clock()
+        pieces = self._choose(started_s)
+        if not pieces:
+            return None
+        read = self._vocoder.begin([piece.window for piece in pieces])
+        for piece in pieces:
+            piece.stream.in_flight = True
+        return _Flight(pieces, read, started_s)
+
+    def _collect(self, flight: _Flight) -> list[Payload]:
+        """Wait for a round, and hand on what came of the streams that are still here."""
+        waveforms = flight.read()
+        now_s = self._clock()
+        # A round that was begun behind another did not decode before that one was done.
+        self._learn(flight.pieces, now_s - max(flight.started_s, self._last_read_s))
+        self._last_read_s = now_s
+        return [
+            self._emit(piece, waveform, now_s)
+            for piece, waveform in zip(flight.pieces, waveforms, strict=True)
+            if self._streams.get(piece.request_id) is piece.stream
+        ]
 
     def _choose(self, now_s: float) -> list[_Piece]:
         """The most urgent windows that a round has room for; at least one, if any is due."""

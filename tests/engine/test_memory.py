@@ -7,6 +7,7 @@ import torch
 
 from stentor.config import EngineConfig
 from stentor.engine import memory
+from stentor.engine.engine import Engine
 from stentor.engine.memory import cache_shape, count_blocks, report
 from stentor.engine.model import LMShape
 from stentor.errors import ConfigError
@@ -66,6 +67,17 @@ def test_more_bytes_than_there_are_is_refused_at_the_start(monkeypatch: pytest.M
     assert count(kv_cache_bytes=20 * BLOCK_BYTES) == 20
     with pytest.raises(ConfigError, match="bytes free: lower it"):
         count(kv_cache_bytes=21 * BLOCK_BYTES)
+
+
+def test_what_other_stages_need_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_lm(Recipe(seed=3, with_codec=False))
+    block_bytes = 16 * model.shape.position_bytes
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 100 * block_bytes)
+    blocks = [
+        Engine(model, EngineConfig(max_context=128), reserved).stats()["kv_blocks_total"]
+        for reserved in (0, 60 * block_bytes)
+    ]
+    assert blocks == [79, 31]
 
 
 def test_the_log_says_what_goes_where(caplog: pytest.LogCaptureFixture) -> None:

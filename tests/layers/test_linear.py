@@ -22,7 +22,7 @@ def test_a_row_gives_the_same_bits_in_any_company(
     dtype: torch.dtype, packs: bool, inner: int, outer: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not packs:
-        monkeypatch.setattr("stentor.layers.linear._packs", lambda weight: False)
+        monkeypatch.setattr("stentor.layers.linear.packs", lambda weight: False)
     x, weight = random_pair(70, inner, outer, dtype)
     linear = Linear(weight)
     whole = linear(x)

@@ -109,6 +109,14 @@ def test_equal_lengths_share_a_batch_and_others_never_do(stage: EncodeStage, fac
         np.testing.assert_array_equal(out[str(number)].reference_codes, codes_of(clip(frames, number)))
 
 
+def test_recordings_that_become_equally_long_share_a_batch(factory: Factory) -> None:
+    stage = EncodeStage(factory, 10_000, padded_length=lambda samples: -(-samples // FRAME) * FRAME)
+    for number, samples in enumerate([29, 31, 21, 30]):
+        stage.add(prompt(str(number), clip(4, number)[:samples]))
+    assert len(drain(stage)) == 4
+    assert factory.encoder.batches == [[29, 21, 30], [31]]
+
+
 def test_batches_are_bounded(stage: EncodeStage, factory: Factory) -> None:
     for number in range(20):
         stage.add(prompt(str(number), clip(2, number)))

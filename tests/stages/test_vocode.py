@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -33,18 +33,32 @@ class NeighbourVocoder:
     context_frames = CONTEXT
     num_codebooks = 8
     codebook_size = 1024
+    longest_window: int | None = None
 
-    def __init__(self, clock: Clock, seconds_per_frame: float = 0.0) -> None:
+    def __init__(self, clock: Clock, seconds_per_frame: float = 0.0, overlaps: bool = False) -> None:
         self.clock = clock
+        self.overlaps = overlaps
+        self.begun = self.read = 0
         self.seconds_per_frame = seconds_per_frame
         self.calls: list[list[int]] = []
         generator = np.random.default_rng(0)
         self.kernel = generator.standard_normal((2 * CONTEXT + 1, FRAME_SAMPLES)) / 10
 
-    def decode(self, windows: Sequence[Array]) -> list[Array]:
+    def begin(self, windows: Sequence[Array]) -> Callable[[], list[Array]]:
         self.calls.append([len(window) for window in windows])
-        self.clock.now_s += self.seconds_per_frame * sum(map(len, windows))
-        return [self._decode(window) for window in windows]
+        assert all(len(window) <= (self.longest_window or 10**9) for window in windows)
+        done_s = self.clock.now_s + self.seconds_per_frame * sum(map(len, windows))
+        self.begun += 1
+
+        def read() -> list[Array]:
+            self.read += 1
+            self.clock.now_s = max(self.clock.now_s, done_s)
+            return [self._decode(window) for window in windows]
+
+        return read
+
+    def decode(self, windows: Sequence[Array]) -> list[Array]:
+        return self.begin(windows)()
 
     def _decode(self, window: Array) -> Array:
         if not len(window):
@@ -127,6 +141,8 @@ def sound(payloads: Sequence[Payload]) -> Array:
     sizes=st.lists(st.integers(1, 40), max_size=30),
     delays_s=st.lists(st.sampled_from([0.0, 0.01, 0.04, 0.5]), min_size=31, max_size=31),
     streaming=st.booleans(),
+    overlaps=st.booleans(),
+    longest=st.sampled_from([None, 24, 70]),
     config=st.builds(
         VocoderConfig,
         initial_chunk_frames=st.integers(1, 30),
@@ -135,10 +151,17 @@ def sound(payloads: Sequence[Payload]) -> Array:
     ),
 )
 def test_streaming_equals_offline(
-    frames: int, sizes: list[int], delays_s: list[float], streaming: bool, config: VocoderConfig
+    frames: int,
+    sizes: list[int],
+    delays_s: list[float],
+    streaming: bool,
+    overlaps: bool,
+    longest: int | None,
+    config: VocoderConfig,
 ) -> None:
     clock = Clock()
-    vocoder = NeighbourVocoder(clock, seconds_per_frame=0.001)
+    vocoder = NeighbourVocoder(clock, seconds_per_frame=0.001, overlaps=overlaps)
+    vocoder.longest_window = longest
     stage = VocodeStage(vocoder, config, clock)
     all_codes = codes(frames)
     out: list[Payload] = []
@@ -147,6 +170,7 @@ def test_streaming_equals_offline(
         stage.add(payload)
         out += drain(stage)
     assert [payload.last for payload in out] == [False] * (len(out) - 1) + [True]
+    vocoder.longest_window = None
     expected = np.clip(vocoder.decode([all_codes])[0], -1, 1)
     np.testing.assert_allclose(sound(out), expected, rtol=0, atol=1e-6)
 
@@ -216,15 +240,54 @@ def test_who_runs_dry_first_goes_first(vocoder: NeighbourVocoder, clock: Clock) 
     assert [payload.request_id for payload in drain(stage)] == ["sooner", "later"]
 
 
+@pytest.mark.parametrize("overlaps", [False, True])
 @pytest.mark.parametrize("speed", [1.1, 2.0, 8.0])
-def test_no_listener_runs_dry_while_generation_is_faster_than_playing(speed: float) -> None:
+def test_no_listener_runs_dry_while_generation_is_faster_than_playing(speed: float, overlaps: bool) -> None:
     clock = Clock()
-    vocoder = NeighbourVocoder(clock, seconds_per_frame=0.02 * FRAME_S)
+    vocoder = NeighbourVocoder(clock, seconds_per_frame=0.02 * FRAME_S, overlaps=overlaps)
     stage = VocodeStage(vocoder, VocoderConfig(), clock)
     chunks = simulate(stage, clock, ["a", "b", "c", "d"], frames=400, interval_s=FRAME_S / speed)
     assert stage.stats()["underruns"] == 0
     if speed > 4:
         assert max(chunks) == 50
+
+
+def test_where_decoding_goes_on_elsewhere_the_next_round_begins_before_the_last_is_read(clock: Clock) -> None:
+    vocoder = NeighbourVocoder(clock, seconds_per_frame=0.001, overlaps=True)
+    stage = VocodeStage(vocoder, VocoderConfig(max_batch_frames=30), clock)
+    for name in "abc":
+        stage.add(Payload(name, Frames(codes(12), request(name))))
+    ahead = []
+    while stage.has_work():
+        stage.step()
+        ahead.append(vocoder.begun - vocoder.read)
+    assert ahead == [1, 1, 0]
+    assert vocoder.calls == [[12, 12], [12]]
+
+
+def test_a_stream_has_one_chunk_under_way(clock: Clock) -> None:
+    vocoder = NeighbourVocoder(clock, overlaps=True)
+    stage = VocodeStage(vocoder, VocoderConfig(), clock)
+    stage.add(Payload("a", Frames(codes(30), request())))
+    assert stage.step() == []
+    stage.add(Payload("a", Frames(codes(70))))
+    (first,) = stage.step()
+    assert vocoder.begun == 1
+    assert len(sound([first])) == 16 * FRAME_SAMPLES
+
+
+def test_what_was_under_way_for_an_aborted_stream_is_dropped(clock: Clock) -> None:
+    vocoder = NeighbourVocoder(clock, overlaps=True)
+    stage = VocodeStage(vocoder, VocoderConfig(), clock)
+    stage.add(Payload("a", Frames(codes(30), request())))
+    stage.step()
+    stage.abort("a")
+    # The name may be another stream's by then.
+    stage.add(Payload("a", Frames(codes(12, seed=5), request())))
+    heard = drain(stage)
+    np.testing.assert_allclose(
+        sound(heard), vocoder.decode([codes(12, seed=5)])[0][: 2 * FRAME_SAMPLES], atol=1e-6
+    )
 
 
 def test_a_stalled_generation_is_counted(stage: VocodeStage, clock: Clock) -> None:

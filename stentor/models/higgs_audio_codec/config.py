@@ -17,6 +17,8 @@ RESIDUAL_KERNEL = 7
 _EDGE_KERNEL = 7
 # Shorter clips are lengthened by silence to this, as the servers do that the model is used with.
 _SHORTEST_S = 1.0
+# Signals of a block's output size that are alive at once while it is computed, at most.
+_LIVE_SIGNALS = 5
 # Switches of HuBERT that change its graph, with the only value that is known to be used with this codec.
 _FIXED_SEMANTIC_SWITCHES = {
     "conv_bias": False,
@@ -88,6 +90,14 @@ class CodecConfig:
     def context_frames(self) -> int:
         """Frames on either side of a frame that its samples depend on, for exact decoding by windows."""
         return context_frames(self.acoustic.upsampling_ratios)
+
+    def decoding_bytes(self, frames: int, number_bytes: int) -> int:
+        """Memory that decoding so many frames at once takes beside the weights, at most."""
+        channels, steps, largest = self.acoustic.decoder_hidden_size, frames, 0
+        for stride in self.acoustic.upsampling_ratios:
+            channels, steps = channels // 2, steps * stride
+            largest = max(largest, channels * steps)
+        return _LIVE_SIGNALS * largest * number_bytes
 
     def padded_length(self, num_samples: int) -> int:
         """Samples of a clip once it is lengthened for encoding: whole frames, at least one second."""

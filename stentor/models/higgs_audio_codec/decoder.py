@@ -36,18 +36,25 @@ class Decoder:
         self._conv2 = _edge(read(f"{place}.conv2.weight"), read(f"{place}.conv2.bias"), target, snake)
 
     @torch.inference_mode()
-    def __call__(self, codes: Tensor) -> Tensor:
+    def __call__(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Integers [batch, frames, codebooks], all below the codebook size, to float32 [batch, samples].
 
-        The samples may exceed 1 in magnitude.
+        With `lengths` [batch], a row is decoded as if nothing stood behind so many of its frames; what comes
+        out behind them means nothing. The samples may exceed 1 in magnitude.
         """
         batch, frames, codebooks = codes.shape
         rows = (codes.to(self._target.device) + self._first_rows).reshape(-1, codebooks)
         latents = F.embedding_bag(rows, self._table, mode="sum").to(self._target.dtype)
-        x = self._conv1(latents.reshape(batch, 1, frames, -1).permute(0, 3, 1, 2))
+        x = latents.reshape(batch, 1, frames, -1).permute(0, 3, 1, 2)
+        beyond = None
+        if lengths is not None:
+            places = torch.arange(frames, device=x.device)
+            beyond = (places >= lengths[:, None])[:, None, None, :]
+            x = x.masked_fill(beyond, 0.0)
+        x = self._conv1(x)
         for block in self._blocks:
-            x = block(x)
-        return self._conv2(x).reshape(batch, -1).float()
+            x, beyond = block(x, beyond)
+        return self._conv2(x, beyond).reshape(batch, -1).float()
 
 
 class _Block:
@@ -56,14 +63,16 @@ class _Block:
     def __init__(self, read: ReadWeight, place: str, stride: int, target: Target) -> None:
         weight, bias = read(f"{place}.conv_t1.weight"), read(f"{place}.conv_t1.bias")
         snake = Snake(read, f"{place}.snake1", target)
+        self._stride = stride
         self._upsample = UpsamplingConvolution(weight, bias, stride, target, snake)
         self._units = residual_units(read, place, target)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        x = self._upsample(x)
+    def __call__(self, x: Tensor, beyond: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x = self._upsample(x, beyond)
+        beyond = None if beyond is None else beyond.repeat_interleave(self._stride, dim=-1)
         for unit in self._units:
-            x = unit(x)
-        return x
+            x = unit(x, beyond)
+        return x, beyond
 
 
 def fold_quantizers(read: ReadWeight, config: CodecConfig) -> Tensor:

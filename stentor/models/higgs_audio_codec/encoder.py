@@ -13,6 +13,7 @@ from stentor.models.higgs_audio_codec.convolution import (
     ReadWeight,
     Snake,
     Target,
+    exact_convolutions,
     residual_units,
 )
 from stentor.models.higgs_audio_codec.semantic import SemanticEncoder
@@ -37,15 +38,20 @@ class CodecEncoder:
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[Array]) -> list[Array]:
-        """Mono float32 [samples] at the codec's rate, all of one length, to uint16 [frames, codebooks] each.
+        """Mono float32 [samples] at the codec's rate to uint16 [frames, codebooks] each.
 
-        Clips are lengthened by silence to whole frames, and to one second. Not to each other's length: a
-        clip's codes depend on all of it, padding included.
+        Clips are lengthened by silence to whole frames, and to one second; all of one call to the same length
+        (`CodecConfig.padded_length`). Not to each other's: a clip's codes depend on all of it, padding
+        included.
         """
-        assert len({len(waveform) for waveform in waveforms}) == 1, "clips of one batch must be of one length"
-        batch = torch.from_numpy(np.stack(waveforms).astype(np.float32)).to(self._device)
-        batch = F.pad(batch, (0, self._config.padded_length(batch.shape[-1]) - batch.shape[-1]))
-        latents = torch.cat((self._acoustic(batch), self._semantic(batch)), dim=1).transpose(1, 2)
+        lengths = {self._config.padded_length(len(waveform)) for waveform in waveforms}
+        assert len(lengths) == 1, "clips of one batch must be of one padded length"
+        padded = np.zeros((len(waveforms), lengths.pop()), np.float32)
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        batch = torch.from_numpy(padded).to(self._device)
+        with exact_convolutions(self._device):
+            latents = torch.cat((self._acoustic(batch), self._semantic(batch)), dim=1).transpose(1, 2)
         residual = F.linear(latents, *self._fc)
         codes = []
         for level in self._levels:

@@ -12,6 +12,7 @@ from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
 from stentor.models.higgs_audio_codec.config import CodecConfig
+from stentor.models.higgs_audio_codec.inventory import expected_shapes
 from stentor.models.higgs_audio_v3.checkpoint import (
     CODEC_PREFIX,
     all_shapes,
@@ -61,11 +62,12 @@ class HiggsAudioV3:
             self.check(checkpoint)
         options = {"checkpoint": checkpoint, "config": config}
         device = config.model.device
+        sound = "engine" if _shares_process(config) else "vocoder"
         return [
             StageSpec("preprocess", build_preprocess, options, group="frontend"),
             StageSpec("encode", build_encode, options, group="frontend", device=device),
             StageSpec("generate", build_generate, options, group="engine", device=device),
-            StageSpec("vocode", build_vocode, options, group="vocoder", device=device),
+            StageSpec("vocode", build_vocode, options, group=sound, device=device),
         ]
 
     def check(self, checkpoint: Path) -> str:
@@ -108,8 +110,9 @@ def build_encode(checkpoint: Path, config: Config) -> Stage:
         read, codec = _codec(checkpoint, config)
         return CodecEncoder(read, codec, device)
 
-    rate_hz = read_codec_config(checkpoint, V3Config.read(checkpoint)).sample_rate_hz
-    return EncodeStage(make_encoder, config.reference.cache_bytes, rate_hz)
+    geometry = read_codec_config(checkpoint, V3Config.read(checkpoint))
+    cache_bytes, rate_hz = config.reference.cache_bytes, geometry.sample_rate_hz
+    return EncodeStage(make_encoder, cache_bytes, rate_hz, geometry.padded_length)
 
 
 def build_generate(checkpoint: Path, config: Config) -> Stage:
@@ -127,7 +130,8 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
     engine = config.engine
     kernels = choose_kernels(engine.kernels, device, engine.quantization, engine.own_product_rows)
     model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device, kernels)
-    return GenerateStage(Engine(model, config.engine), model.shape)
+    reserved_bytes = _vocoder_bytes(checkpoint, config) if device.type == "cuda" else 0
+    return GenerateStage(Engine(model, config.engine, reserved_bytes), model.shape)
 
 
 def build_vocode(checkpoint: Path, config: Config) -> Stage:
@@ -141,7 +145,27 @@ def build_vocode(checkpoint: Path, config: Config) -> Stage:
     device, _ = _arithmetic(config)
     read, codec = _codec(checkpoint, config)
     target = Target(device, getattr(torch, config.vocoder.dtype))
-    return VocodeStage(CodecVocoder(read, codec, target), config.vocoder)
+    most_frames, graphs = config.vocoder.max_batch_frames, config.engine.cuda_graphs
+    return VocodeStage(CodecVocoder(read, codec, target, most_frames, graphs=graphs), config.vocoder)
+
+
+def _shares_process(config: Config) -> bool:
+    """Does the vocoder run in the engine's process: on a GPU, which two processes would use in turns."""
+    if config.vocoder.process != "auto":
+        return config.vocoder.process == "shared"
+    device = config.model.device
+    # What torch would say, without loading it here.
+    return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
+
+
+def _vocoder_bytes(checkpoint: Path, config: Config) -> int:
+    """What the vocoder takes of a GPU: its weights, and its largest round, padded."""
+    codec = read_codec_config(checkpoint, V3Config.read(checkpoint))
+    shapes, _ = expected_shapes(codec, frozenset())
+    numbers = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("acoustic_decoder"))
+    number_bytes = 4 if config.vocoder.dtype == "float32" else 2
+    frames = max(config.vocoder.max_batch_frames, 2 * codec.context_frames)
+    return numbers * number_bytes + codec.decoding_bytes(frames, number_bytes)
 
 
 def _arithmetic(config: Config) -> "tuple[torch.device, torch.dtype]":

@@ -100,7 +100,7 @@ class Launches(TorchDispatchMode):
 def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pytest.MonkeyPatch) -> None:
     # Idle rows take the same launches as others. Whole tiles are a matter of the CPU's library.
     monkeypatch.setattr("stentor.layers.linear._PLAIN_TILE", 1)
-    monkeypatch.setattr("stentor.layers.linear._packs", lambda weight: False)
+    monkeypatch.setattr("stentor.layers.linear.packs", lambda weight: False)
     counts = {}
     for name, make in (("eager", reference), ("fused", fused_runner)):
         for layers in (1, 3):

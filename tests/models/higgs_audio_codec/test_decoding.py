@@ -1,0 +1,149 @@
+"""Windows padded into one batch are decoded as each alone, by graphs whose number and memory are known.
+
+A recorder stands in for CUDA: it does the captured operations again on the captured memory, without Python.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from stentor.models.higgs_audio_codec import convolution
+from stentor.models.higgs_audio_codec.config import CodecConfig
+from stentor.models.higgs_audio_codec.convolution import Target, exact_convolutions
+from stentor.models.higgs_audio_codec.decoder import Decoder
+from stentor.models.higgs_audio_codec.decoding import DecodeGraphs, decode_shapes
+from stentor.models.higgs_audio_codec.weights import CodecWeights
+from stentor.request import Array
+from tests.engine.recorder import Recorder, capture_beside
+from tests.models.higgs_audio_codec.reference import MemoryWeights, Tensors, random_codes, tiny_config
+
+CPU = torch.device("cpu")
+SHAPES = [(1, 16), (4, 16), (2, 24), (2, 48)]
+
+
+@pytest.fixture
+def decoder(tiny: CodecConfig, parameters: Tensors) -> Decoder:
+    return Decoder(CodecWeights(MemoryWeights(parameters), tiny), tiny, Target(CPU, torch.float32))
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operations of a GPU: nothing is NumPy's, nothing is cut into tiles."""
+    monkeypatch.setattr(convolution, "tuned", lambda x: False)
+
+
+def windows(*frames: int) -> list[Array]:
+    return [random_codes(size, tiny_config(), seed) for seed, size in enumerate(frames)]
+
+
+def alone(decoder: Decoder, window: Array) -> Array:
+    return decoder(torch.from_numpy(window.astype(np.int64))[None])[0].numpy()
+
+
+MIXED = [(12, 7, 16, 4, 13), (20, 4), (48, 31, 9), (5,), (16, 16, 16, 16, 16, 24, 17)]
+
+
+@pytest.mark.parametrize("frames", MIXED)
+def test_windows_of_different_lengths_share_a_batch_to_the_bit(
+    frames: tuple[int, ...], decoder: Decoder, tiny: CodecConfig
+) -> None:
+    graphs = DecodeGraphs(decoder, tiny, CPU, SHAPES, None, None)
+    given = windows(*frames)
+    for window, waveform in zip(given, graphs.begin(given)(), strict=True):
+        np.testing.assert_array_equal(waveform, alone(decoder, window))
+
+
+def test_a_window_ends_where_it_ends_whatever_stands_behind_it(decoder: Decoder) -> None:
+    codes = torch.from_numpy(np.stack([random_codes(24, tiny_config(), seed) for seed in (1, 2)]))
+    ended = decoder(codes.long(), torch.tensor([10, 24]))
+    codes[0, 10:] = 7
+    again = decoder(codes.long(), torch.tensor([10, 24]))
+    assert torch.equal(ended[0, : 10 * 960], again[0, : 10 * 960])
+    assert not torch.equal(decoder(codes.long())[0, : 10 * 960], ended[0, : 10 * 960])
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("frames", MIXED)
+def test_replayed_rounds_give_the_samples_of_each_window_alone(
+    frames: tuple[int, ...], decoder: Decoder, tiny: CodecConfig
+) -> None:
+    graphs = DecodeGraphs(decoder, tiny, CPU, SHAPES, capture_beside(), None)
+    graphs.warm_up()
+    assert len(graphs) == len(SHAPES)
+    for given in (windows(*frames), windows(*reversed(frames))):
+        read = graphs.begin(given)
+        # A round that is begun before this one is read changes nothing of it.
+        graphs.begin(windows(16, 3, 24, 40))
+        for window, waveform in zip(given, read(), strict=True):
+            np.testing.assert_allclose(waveform, alone(decoder, window), rtol=0, atol=1e-5)
+    assert len(graphs) == len(SHAPES)
+
+
+@pytest.mark.usefixtures("plain")
+def test_two_rounds_of_one_shape_are_the_same_operations_and_look_at_no_value(decoder: Decoder) -> None:
+    seen = []
+    for seed, lengths in ((1, [24, 3]), (2, [11, 0])):
+        codes = torch.from_numpy(np.stack([random_codes(24, tiny_config(), seed + row) for row in (0, 9)]))
+        with torch.inference_mode(), Recorder() as recorder:
+            decoder(codes.to(torch.int16), torch.tensor(lengths, dtype=torch.int16))
+        seen.append(recorder.seen)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) > 50
+
+
+@pytest.mark.parametrize("most", [1, 16, 25, 100, 600, 5000])
+def test_shapes_are_few_and_none_is_larger_than_what_was_asked_for(most: int) -> None:
+    shapes = decode_shapes(most, 10)
+    assert len(shapes) == len(set(shapes)) <= 6 * (most.bit_length())
+    assert max(frames for _, frames in shapes) > 2 * 10
+    assert all(rows * frames <= most or rows == 1 for rows, frames in shapes)
+    # Files and the longest chunks fit, with context on both sides.
+    assert most < 144 or max(frames for _, frames in shapes) == 144
+
+
+def test_the_default_round_is_captured_in_less_than_thirty_graphs() -> None:
+    assert len(decode_shapes(600, 10)) < 30
+
+
+def test_exact_convolutions_put_the_switches_back() -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    with exact_convolutions(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic
+        assert torch.backends.cudnn.enabled
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+    with exact_convolutions(CPU):
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+
+
+@pytest.mark.usefixtures("plain")
+def test_the_declared_memory_holds_what_decoding_takes(decoder: Decoder, tiny: CodecConfig) -> None:
+    class Meter(TorchDispatchMode):
+        """The bytes of all results that are alive at once, at most."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.alive: dict[int, weakref.ref[torch.Tensor]] = {}
+            self.most_bytes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for leaf in tree_leaves(out):
+                if isinstance(leaf, torch.Tensor):
+                    self.alive[leaf.data_ptr()] = weakref.ref(leaf)
+            sizes = {
+                tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+                for there in self.alive.values()
+                if (tensor := there()) is not None
+            }
+            self.most_bytes = max(self.most_bytes, sum(sizes.values()))
+            return out
+
+    with Meter() as meter:
+        decoder(torch.zeros((3, 48, 8), dtype=torch.int64), torch.tensor([48, 20, 3]))
+    assert 0 < meter.most_bytes <= tiny.decoding_bytes(3 * 48, 4)
