@@ -20,7 +20,9 @@ MODEL_LINES = 1_500
 
 # What grows by count, not by depth, and what nothing else builds on: doors, commands, measurements, kernels
 # with a reference beside them (docs/decisions/0007).
-LEAVES = [PACKAGE / name for name in ("server", "cli", "bench", "ui", "layers/triton")]
+LEAVES = [
+    PACKAGE / name for name in ("server", "cli", "bench", "ui", "layers/triton", "layers/attention/libraries")
+]
 
 # Commands whose parameters are the command line's own flags; typer reads them from the signature.
 COMMANDS = PACKAGE / "cli"

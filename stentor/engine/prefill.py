@@ -8,14 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stentor.engine import sampler
 from stentor.engine.arrays import Values
-from stentor.engine.kv_cache import KVCache
-from stentor.engine.model import SpeechLM
-from stentor.engine.sampler import Advance
 from stentor.engine.scheduler import Chunk
 from stentor.engine.state import BatchState
-from stentor.layers.attention import AttentionBackend
+from stentor.engine.step import Forward
 from stentor.layers.context import PrefillBatch, PrefillSpan
 from stentor.request import Array
 
@@ -88,26 +84,8 @@ def pack(chunks: Rows[Chunk], rows: Array, shape: PrefillShape, block_size: int)
     return upload
 
 
-class Prefill:
-    """Computes packed prompts and draws the first row of those that are complete.
-
-    `on_arrays` as in `DecodeStep`.
-    """
-
-    def __init__(
-        self,
-        model: SpeechLM,
-        attention: AttentionBackend,
-        cache: KVCache,
-        advance: Advance,
-        *,
-        on_arrays: bool = True,
-    ) -> None:
-        self._model = model
-        self._attention = attention
-        self._cache = cache
-        self._advance = advance
-        self._on_arrays = on_arrays and model.device.type == "cpu" and advance is sampler.advance
+class Prefill(Forward):
+    """Computes packed prompts and draws the first row of those that are complete."""
 
     @torch.inference_mode()
     def __call__(
@@ -122,12 +100,9 @@ class Prefill:
         batch = PrefillBatch(
             positions, slots, tables.view(shape.sequences, -1), starts.int(), contexts.int(), spans
         )
-        hidden = self._model.embed_prompt(prompt.view(shape.tokens, -1))
-        hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
-        logits = self._model.logits(hidden.index_select(0, ends))
+        hidden = self._forward(self._model.embed_prompt(prompt.view(shape.tokens, -1)), batch)
         state = BatchState.over(new_rows.view(shape.sequences, -1), shape.codebooks)
-        rows = state.arrays if self._on_arrays else state
-        return self._advance(logits, rows, self._model.shape, candidates), state.packed
+        return self._draw(hidden.index_select(0, ends), state, candidates), state.packed
 
 
 def spans_of(chunks: Rows[Chunk]) -> tuple[PrefillSpan, ...]:

@@ -1,6 +1,7 @@
 """One decode step of the whole batch: a fixed sequence of operations on buffers that never move."""
 
 import torch
+from torch import Tensor
 
 from stentor.engine import sampler
 from stentor.engine.arrays import Values
@@ -10,16 +11,14 @@ from stentor.engine.repetition import penalise
 from stentor.engine.sampler import Advance
 from stentor.engine.state import BatchState
 from stentor.layers.attention import AttentionBackend
-from stentor.layers.context import DecodeBatch
+from stentor.layers.context import Batch, DecodeBatch
 
 
-class DecodeStep:
-    """Embedding, layers, head, sampling, the delay pattern's machine and the feedback of what it drew.
+class Forward:
+    """A model over one batch after another, and the draw behind it; what a step and a prefill share.
 
-    It looks at no value and allocates nothing whose size hangs on one, so four numbers (rows, blocks,
-    candidates, whether it penalises) say all that it does: `engine.cuda_graph` captures it by them.
-    `on_arrays` False keeps the sampler and the machine from NumPy's views of the state, on which they run on
-    a CPU.
+    On a CPU the sampler and the delay pattern's machine run on NumPy's views of the state, unless
+    `on_arrays` is False.
     """
 
     def __init__(
@@ -37,6 +36,24 @@ class DecodeStep:
         self._advance = advance
         self._on_arrays = on_arrays and model.device.type == "cpu" and advance is sampler.advance
 
+    def _forward(self, hidden: Tensor, batch: Batch) -> Tensor:
+        return self._model.forward(hidden, batch, self._cache.data, self._attention)
+
+    def _draw(self, hidden: Tensor, state: BatchState, candidates: int, penalises: bool = False) -> Values:
+        logits = self._model.logits(hidden)
+        if penalises:
+            logits = penalise(logits, state, self._model.shape)
+        rows = state.arrays if self._on_arrays else state
+        return self._advance(logits, rows, self._model.shape, candidates)
+
+
+class DecodeStep(Forward):
+    """Embedding, layers, head, sampling, the delay pattern's machine and the feedback of what it drew.
+
+    It looks at no value and allocates nothing whose size hangs on one, so three numbers (rows, blocks,
+    candidates) say all that it does: `engine.cuda_graph` captures it by them.
+    """
+
     @torch.inference_mode()
     def __call__(
         self, state: BatchState, num_blocks: int, candidates: int, penalises: bool = False
@@ -51,10 +68,5 @@ class DecodeStep:
         positions = state.positions.contiguous()
         block = state.block_tables.gather(1, (positions // size)[:, None])[:, 0]
         batch = DecodeBatch(positions, block * size + positions % size, state.block_tables[:, :num_blocks])
-        hidden = self._model.embed_rows(state.last_rows)
-        hidden = self._model.forward(hidden, batch, self._cache.data, self._attention)
-        logits = self._model.logits(hidden)
-        if penalises:
-            logits = penalise(logits, state, self._model.shape)
-        rows = state.arrays if self._on_arrays else state
-        return self._advance(logits, rows, self._model.shape, candidates)
+        hidden = self._forward(self._model.embed_rows(state.last_rows), batch)
+        return self._draw(hidden, state, candidates, penalises)

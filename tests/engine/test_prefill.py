@@ -8,7 +8,7 @@ from stentor.engine.state import BatchState
 from stentor.layers.context import PrefillSpan
 from tests.engine.accounting import make_sequence
 
-WORDS = 8 + 11 + 4
+WORDS = BatchState.idle(1, 8, 4).packed.shape[1]
 
 
 def chunks() -> list[Chunk]:

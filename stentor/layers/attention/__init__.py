@@ -62,7 +62,7 @@ def _triton() -> AttentionBackend:
 def _flashinfer() -> AttentionBackend:
     import flashinfer
 
-    from stentor.layers.attention.flashinfer import FlashInferBackend
+    from stentor.layers.attention.libraries.flashinfer import FlashInferBackend
 
     return FlashInferBackend(flashinfer)
 
@@ -70,7 +70,7 @@ def _flashinfer() -> AttentionBackend:
 def _fa3() -> AttentionBackend:
     from flash_attn_interface import flash_attn_with_kvcache
 
-    from stentor.layers.attention.fa3 import Fa3Backend
+    from stentor.layers.attention.libraries.fa3 import Fa3Backend
 
     return Fa3Backend(flash_attn_with_kvcache)
 
@@ -78,7 +78,7 @@ def _fa3() -> AttentionBackend:
 def _sage() -> AttentionBackend:
     from sageattention import sageattn
 
-    from stentor.layers.attention.sage import SageBackend
+    from stentor.layers.attention.libraries.sage import SageBackend
 
     return SageBackend(sageattn, _triton())
 

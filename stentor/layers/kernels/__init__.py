@@ -83,6 +83,6 @@ def choose_kernels(
         if quantization != "none" and device.type == "cuda":
             raise ConfigError(f"--quantization {quantization} needs Triton on a GPU: use --kernels auto")
         return EagerKernels(quantization)
-    from stentor.layers.kernels.fused import FusedKernels
+    from stentor.layers.triton.fused import FusedKernels
 
     return FusedKernels(quantization, own_product_rows)

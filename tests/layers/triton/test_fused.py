@@ -20,7 +20,7 @@ from tests.engine.harness import make_lm
 from tests.engine.oracle import greedy, random_prompt
 from tests.layers.triton.interpreted import DEVICE, assert_close
 
-fused = pytest.importorskip("stentor.layers.kernels.fused")
+fused = pytest.importorskip("stentor.layers.triton.fused")
 attention = pytest.importorskip("stentor.layers.triton.attention")
 fused_sampler = pytest.importorskip("stentor.engine.fused_sampler")
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stentor.layers.attention.fa3 import Fa3Backend
+from stentor.layers.attention.libraries.fa3 import Fa3Backend
 from tests.layers.paged import Paged
 
 SHAPE = (4, 2, 16)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from stentor.layers.attention import SdpaBackend
-from stentor.layers.attention.sage import SageBackend
+from stentor.layers.attention.libraries.sage import SageBackend
 from stentor.layers.context import Batch
 from tests.layers.paged import Paged
 

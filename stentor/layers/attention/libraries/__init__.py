@@ -1,0 +1,1 @@
+"""Attention by other people's libraries, each behind the one signature; none is needed."""
