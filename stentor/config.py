@@ -102,10 +102,9 @@ class VocoderConfig:
     dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "Arithmetic of the vocoder; only float32 streams the very samples of a whole decode."
     )
-    process: Literal["auto", "own", "shared"] = setting(
+    beside_engine: Literal["auto", "on", "off"] = setting(
         "auto",
-        "Worker process of the vocoder: its 'own', or 'shared' with the engine, which 'auto' means on a GPU, "
-        "where their streams then run beside each other.",
+        "Run the vocoder in the engine's process, where their streams share a GPU; 'auto' does so on a GPU.",
     )
 
 

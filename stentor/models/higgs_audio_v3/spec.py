@@ -151,8 +151,8 @@ def build_vocode(checkpoint: Path, config: Config) -> Stage:
 
 def _shares_process(config: Config) -> bool:
     """Does the vocoder run in the engine's process: on a GPU, which two processes would use in turns."""
-    if config.vocoder.process != "auto":
-        return config.vocoder.process == "shared"
+    if config.vocoder.beside_engine != "auto":
+        return config.vocoder.beside_engine == "on"
     device = config.model.device
     # What torch would say, without loading it here.
     return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())

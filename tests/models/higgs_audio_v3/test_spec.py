@@ -55,18 +55,18 @@ def test_a_checkpoint_has_the_name_that_users_gave_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "process", "group"),
+    ("device", "beside", "group"),
     [
         ("cpu", "auto", "vocoder"),
         ("cuda:0", "auto", "engine"),
-        ("cuda", "own", "vocoder"),
-        ("cpu", "shared", "engine"),
+        ("cuda", "off", "vocoder"),
+        ("cpu", "on", "engine"),
     ],
 )
 def test_on_a_gpu_the_vocoder_shares_the_process_of_the_engine(
-    device: str, process: str, group: str, tmp_path: Path
+    device: str, beside: str, group: str, tmp_path: Path
 ) -> None:
-    config = override(CPU, {"model": {"device": device}, "vocoder": {"process": process}})
+    config = override(CPU, {"model": {"device": device}, "vocoder": {"beside_engine": beside}})
     vocode = MODEL.stages(make_checkpoint(tmp_path), config)[-1]
     assert (vocode.name, vocode.group) == ("vocode", group)
 

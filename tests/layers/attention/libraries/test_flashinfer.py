@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from tests.layers.attention.libraries.test_fa3 import attend
 from torch import Tensor
 
 from stentor.layers.attention.libraries.flashinfer import FlashInferBackend
 from stentor.layers.context import Batch
+from tests.layers.attention.libraries.test_fa3 import attend
 from tests.layers.paged import BLOCK, Paged
 
 SHAPE = (4, 2, 16)
