@@ -45,7 +45,7 @@ def test_a_checkpoint_is_described_without_its_weights(tmp_path: Path) -> None:
     assert (info.num_codebooks, info.codebook_size) == (8, 1024)
     assert info.control_tags == tuple(CONTROL_TAGS)
     assert info.context_limit == 32768
-    assert info.sampling == SamplingParams(0.3, 1.0, 0, None, 2048)
+    assert info.sampling == SamplingParams(0.3, 1.0, 0, None, 2048, 1.0)
 
 
 def test_a_checkpoint_has_the_name_that_users_gave_it(tmp_path: Path) -> None:
