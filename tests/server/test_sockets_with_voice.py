@@ -31,7 +31,9 @@ class Voice:
     def offline(self, text: str, shape: Shape) -> np.ndarray:
         """The waveform that a text has offline, so shaped, as 16-bit samples."""
         waveform = shape_whole(
-            self._tts.speak(text, seed=SEED).waveform, shape, self._tts.info.sample_rate_hz
+            self._tts.speak(text, seed=SEED, trim_silence=False).waveform,
+            shape,
+            self._tts.info.sample_rate_hz,
         )
         return np.frombuffer(to_pcm16(waveform), "<i2")
 

@@ -1,4 +1,4 @@
-"""The built-in voice through every form of HTTP, checked for its words and not only for its bytes."""
+"""The built-in voice as HTTP shapes it, checked for its words; each format in each form: `test_forms`."""
 
 import base64
 import json
@@ -10,7 +10,6 @@ import httpx2
 import numpy as np
 import pytest
 
-from stentor.audio.formats import FORMATS
 from stentor.bench.local_server import LocalServer
 from tests.clients.hearing import LONG_TEXT, OTHER_SENTENCE, SENTENCE, assert_says, waveform_of
 
@@ -21,12 +20,12 @@ pytestmark = pytest.mark.timeout(900)
 
 # What is asked for beside the text, by a name.
 ASKED: dict[str, dict[str, Any]] = {
-    **{f"file-{format}": {"response_format": format} for format in FORMATS},
+    **{f"file-{format}": {"response_format": format} for format in ("pcm", "wav")},
     **{
         f"raw-{format}": {"response_format": format, "stream": True, "stream_format": "audio"}
-        for format in ("pcm", "wav", "opus")
+        for format in ("pcm", "wav")
     },
-    **{f"deltas-{format}": {"response_format": format, "stream_format": "sse"} for format in ("pcm", "mp3")},
+    "deltas-pcm": {"response_format": "pcm", "stream_format": "sse"},
     "chunks-wav": {"stream": True},
     "slower": {"speed": 0.8},
     "faster-streamed": {"speed": 1.25, "stream": True, "stream_format": "audio", "response_format": "mp3"},
