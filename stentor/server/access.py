@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from stentor import logs
 from stentor.config import AccessConfig
-from stentor.errors import AuthenticationError, ConfigError, ForbiddenError, StentorError
+from stentor.errors import AuthenticationError, ConfigError, ForbiddenError, InternalError, StentorError
 from stentor.server import errors
 from stentor.server.caller import Caller, current, enter
 from stentor.server.keys import Keyring
@@ -42,7 +42,8 @@ def split(text: str) -> list[str]:
 
 
 class Entrance:
-    """The outermost layer: an id for each request and WebSocket (`X-Request-Id`), a count, a log line.
+    """The outer layer: an id for each request and WebSocket (`X-Request-Id`), a count, a log line, and an
+    answer even where something broke.
 
     A client's own `X-Request-Id` is taken, if it is short and plain.
     """
@@ -79,6 +80,12 @@ class Entrance:
 
         try:
             await self._app(scope, receive, tell)
+        except Exception:
+            # The traceback is logged by whoever runs the app: the exception goes on to it.
+            log.error("request %s: unexpected error", request_id)
+            if scope["type"] == "http" and not status:
+                await errors.error_response(InternalError(errors.BROKEN))(scope, receive, tell)
+            raise
         finally:
             if scope["type"] == "websocket" and status == _SWITCHING:
                 self._metrics.websockets.dec()

@@ -69,7 +69,7 @@ class WatchedResponse(Response):
 class SpeechAnswer(WatchedResponse):
     """The answer to one order: its audio as it is made, or one file of true length when all is there.
 
-    `form` and `refusal` are a dialect's own: what its audio, and an error before there is any, look like.
+    `form` is a dialect's own: what its audio looks like.
     """
 
     def __init__(
@@ -77,13 +77,11 @@ class SpeechAnswer(WatchedResponse):
         service: Service,
         order: Order,
         form: Callable[[int], Form] | None = None,
-        refusal: Callable[[StentorError], Response] = error_response,
     ) -> None:
         super().__init__(service.write_timeout_s)
         self._service = service
         self._order = order
         self._make_form = form or partial(make_form, order)
-        self._refusal = refusal
         self._started = False
         self._form: Form | None = None
 
@@ -109,7 +107,7 @@ class SpeechAnswer(WatchedResponse):
 
     async def _fail(self, error: StentorError, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._started:
-            return await self._refusal(error)(scope, receive, send)
+            return await error_response(error)(scope, receive, send)
         told = self._form.failure(error) if self._form else None
         if told is not None:
             await self._write(send, told, more=False)

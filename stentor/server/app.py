@@ -21,6 +21,7 @@ from stentor.server.bodies import FIELDS
 from stentor.server.conversation import Limits
 from stentor.server.elevenlabs import routes as elevenlabs_routes
 from stentor.server.elevenlabs import socket as elevenlabs_socket
+from stentor.server.elevenlabs.errors import Translation
 from stentor.server.keys import Keyring
 from stentor.server.metrics import Metrics
 from stentor.server.outcomes import Outcomes
@@ -157,3 +158,4 @@ def _add_layers(app: FastAPI, metrics: Metrics, keyring: Keyring, config: Config
             expose_headers=_EXPOSED_HEADERS,
         )
     app.add_middleware(Entrance, metrics=metrics)
+    app.add_middleware(Translation)

@@ -1,7 +1,6 @@
 """Knows how an error is told over HTTP: its status, and OpenAI's error object."""
 
 import json
-import logging
 import math
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -47,8 +46,6 @@ _LISTENING = {f"/v1/audio/{what}" for what in ("transcriptions", "translations",
 
 M = TypeVar("M", bound=BaseModel)
 
-log = logging.getLogger(__name__)
-
 
 def status_of(error: StentorError) -> int:
     """The HTTP status for an error; everything that a body names wrongly is 400, but for its model."""
@@ -80,7 +77,7 @@ def error_response(error: StentorError) -> Response:
 
 
 def install(app: FastAPI, fields: Sequence[str]) -> None:
-    """Make every error of the app an error object; `fields` are the known ones of a request's body."""
+    """Make every error of a route an error object; `fields` are the known ones of a request's body."""
 
     async def on_stentor_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, StentorError), "registered for these only"
@@ -94,16 +91,9 @@ def install(app: FastAPI, fields: Sequence[str]) -> None:
         assert isinstance(error, HTTPException), "registered for these only"
         return http_error_response(request, error)
 
-    async def on_defect(request: Request, _: Exception) -> Response:
-        # The traceback is logged by whoever runs the app: the exception goes on to it.
-        request_id = request.state.request_id
-        log.error("request %s: unexpected error", request_id)
-        return _respond(500, _object(BROKEN, "server_error", None, None), {"X-Request-Id": request_id})
-
     app.add_exception_handler(StentorError, on_stentor_error)
     app.add_exception_handler(RequestValidationError, on_invalid_body)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_exception_handler(Exception, on_defect)
 
 
 def explain(problem: dict[str, Any], fields: Sequence[str]) -> RequestError:

@@ -1,16 +1,16 @@
-"""Knows ElevenLabs' HTTP routes, and its way to tell an error."""
+"""Knows ElevenLabs' HTTP routes."""
 
 import base64
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from stentor.errors import NotFoundError, OverloadedError, StentorError, TooLargeError
+from stentor.errors import NotFoundError, StentorError
 from stentor.request import Array, Audio
 from stentor.server.answer import SpeechAnswer
 from stentor.server.delivery import Form
@@ -21,7 +21,6 @@ from stentor.server.elevenlabs.bodies import (
     read,
     speech_body,
 )
-from stentor.server.errors import error_response, status_of
 from stentor.server.utterance import Service
 from stentor.voices import Voice, VoiceStore
 
@@ -34,19 +33,20 @@ FormatName = Annotated[
 
 def router(service: Service, voices: VoiceStore) -> APIRouter:
     """The routes of text to speech and of voices."""
-    routes = APIRouter(route_class=_Route)
+    routes = APIRouter()
 
     def answer(voice: str, fields: SpeechFields, format_name: str, request: Request, **how: bool) -> Response:
         format = output_format(format_name)
         streamed = how.get("streamed", False)
         body = speech_body(voice, fields, format, streamed=streamed)
-        order = read(service.reader, body, format, fields, request.state.request_id)
+        with _voice_in_address():
+            order = read(service.reader, body, format, fields, request.state.request_id)
 
         def form(_: int) -> Form:
             plain = format.form(order.delivery)
             return _Timed(plain, lines=streamed) if how.get("timed") else plain
 
-        return SpeechAnswer(service, order, form, refusal)
+        return SpeechAnswer(service, order, form)
 
     @routes.post("/v1/text-to-speech/{voice_id}", response_class=Response, summary="ElevenLabs: say a text.")
     async def whole(
@@ -102,7 +102,17 @@ def _add_lists(routes: APIRouter, voices: VoiceStore) -> None:
 
     @routes.get("/v1/voices/{voice_id}", summary="ElevenLabs: a voice.")
     async def show(voice_id: str, request: Request) -> dict[str, Any]:
-        return _described(await run_in_threadpool(voices.about, voice_id), request)
+        with _voice_in_address():
+            return _described(await run_in_threadpool(voices.about, voice_id), request)
+
+
+@contextmanager
+def _voice_in_address() -> Iterator[None]:
+    """An unknown voice is no wrong parameter here, but a wrong address."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise NotFoundError(error.message, code=error.code) from None
 
 
 def models(served_name: str, languages: str, max_chars: int) -> list[dict[str, Any]]:
@@ -124,40 +134,6 @@ def models(served_name: str, languages: str, max_chars: int) -> list[dict[str, A
             "concurrency_group": "standard",
         }
     ]
-
-
-def refusal(error: StentorError) -> Response:
-    """An error as ElevenLabs tells it: `{"detail": {status, message}}`, beside OpenAI's object."""
-    response = error_response(error)
-    detail = {"status": status_name(error), "message": error.message, "param": error.param}
-    body = json.dumps({"detail": detail, **json.loads(bytes(response.body))}).encode()
-    unknown = isinstance(error, NotFoundError)
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-    return Response(body, 404 if unknown else status_of(error), headers)
-
-
-def status_name(error: StentorError) -> str:
-    """ElevenLabs' word for an error."""
-    if isinstance(error, OverloadedError):
-        return "system_busy"
-    if isinstance(error, TooLargeError):
-        return "max_character_limit_exceeded"
-    return error.code or "invalid_request"
-
-
-class _Route(APIRoute):
-    """A route whose refusals are told as ElevenLabs does; a wrong body is 422 as with FastAPI."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handle_or_refuse(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except StentorError as error:
-                return refusal(error)
-
-        return handle_or_refuse
 
 
 class _Timed:

@@ -18,7 +18,7 @@ from stentor.errors import RequestError, StentorError, TooLargeError
 from stentor.request import Array, Audio
 from stentor.server.conversation import POLICY, Conversation, HangUpError, Limits
 from stentor.server.elevenlabs.bodies import OutputFormat, SpeechFields, output_format, speech_body
-from stentor.server.elevenlabs.routes import status_name
+from stentor.server.elevenlabs.errors import status_name
 from stentor.server.errors import validated
 from stentor.server.narration import Manner, Narration, Piece
 from stentor.server.utterance import Service

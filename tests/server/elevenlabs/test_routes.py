@@ -7,8 +7,8 @@ import pytest
 
 from stentor.audio.formats import to_pcm16
 from stentor.audio.load import decode
-from stentor.errors import InternalError, NotFoundError, TooLargeError
-from stentor.server.elevenlabs.routes import models, refusal, status_name
+from stentor.errors import InternalError
+from stentor.server.elevenlabs.routes import models
 from tests.server.conftest import Running
 from tests.server.fakes import RATE, Act, say, sound, tone
 
@@ -104,8 +104,3 @@ def test_an_unfinished_stream_breaks_off(serve: Serve) -> None:
     running = serve(script)
     with pytest.raises(Exception, match=r"incomplete|closed|peer"):
         post(running, "/stream")
-
-
-def test_each_kind_of_error_has_its_word() -> None:
-    assert status_name(TooLargeError("x", code="y")) == "max_character_limit_exceeded"
-    assert refusal(NotFoundError("x", param="voice", code="voice_not_found")).status_code == 404
