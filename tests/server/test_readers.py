@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -99,38 +100,49 @@ def _speak(url: str) -> httpx2.Response:
     return httpx2.post(f"{url}/v1/audio/speech", json=body, timeout=60, trust_env=False)
 
 
+# What each process may have grown by, in MiB, between the fifth and the last of twenty waves of 50 readers. For
+# the front door that is 16 KiB a reader. The others keep, within bounds, what their libraries prepared for each
+# shape of a batch: a few hundred shapes of the vocoder are tens of MiB.
+GROWTH_MIB = {"server": 12.0, "generate": 24.0, "encode": 8.0, "vocode": 96.0}
+
+
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_thousand_bad_readers_of_the_real_voice_leave_nothing() -> None:
-    """The built-in voice speaks to 1,000 of them; blocks are free and memory is flat afterwards."""
+    """The built-in voice speaks to 1,000 of them; blocks and files are free and memory is flat afterwards."""
     text = "The old dog saw the small boat near the river, and then it went back to the house on the hill."
-    body = {"input": text, "stream": True, "response_format": "pcm"}
     # Of raw PCM a sentence would fit into the system's buffers.
-    body |= {"response_format": "wav", "stream_format": "audio", "sample_rate": 48_000}
+    body = {"input": text, "stream_format": "audio", "response_format": "wav", "sample_rate": 48_000}
     settings = ["--write-timeout-s", "2", "--max-requests", "64", "--log-level", "warning"]
-    memory_mib: list[float] = []
+    memory_mib: dict[str, list[float]] = defaultdict(list)
+    files: list[int] = []
     served = 0
     with LocalServer(settings) as server:
         where = urlsplit(server.url)
         address = (str(where.hostname), int(where.port or 0))
-        processes = _processes_of(server)
         for number in range(20):
             served += wave(address, body, count=50, seed=number)
             _wait_until_idle(server.url)
-            memory_mib.append(sum(process.memory_info().rss for process in processes) / 2**20)
+            processes = _processes_of(server)
+            files.append(processes["server"].num_fds())
+            for name, process in processes.items():
+                memory_mib[name].append(process.memory_info().rss / 2**20)
         said = httpx2.post(
             f"{server.url}/v1/audio/speech", json={"input": text}, timeout=120, trust_env=False
         )
         assert said.status_code == 200
-    print(
-        f"{served} of 1000 were being served; RSS of all processes in MiB: {[round(m) for m in memory_mib]}"
-    )
-    assert served > 300
-    early, late = max(memory_mib[4:8]), max(memory_mib[16:])
-    assert late - early < 40, f"grew from {early:.0f} to {late:.0f} MiB"
+    print(f"\n{served} of 1000 were being served; open files of the server after each wave: {files}")
+    for name, sizes in memory_mib.items():
+        print(f"RSS of {name} in MiB after each wave: {[round(size) for size in sizes]}")
+    # Three of four wait for their answer, and there is a place for each.
+    assert served > 700
+    assert files[-1] <= files[0] + 5
+    grown = {name: max(sizes[16:]) - sizes[4] for name, sizes in memory_mib.items()}
+    assert not {name: mib for name, mib in grown.items() if mib > GROWTH_MIB[name]}
 
 
-def _processes_of(server: LocalServer) -> list[psutil.Process]:
+def _processes_of(server: LocalServer) -> dict[str, psutil.Process]:
+    """The server's process and its workers', which are started in the order of their stages."""
     port = urlsplit(server.url).port
     mine = psutil.Process().children(recursive=True)
     (owner,) = [
@@ -138,7 +150,8 @@ def _processes_of(server: LocalServer) -> list[psutil.Process]:
         for process in mine
         if any(c.laddr.port == port and c.status == "LISTEN" for c in process.net_connections("tcp"))
     ]
-    return [owner, *owner.children(recursive=True)]
+    workers = sorted(owner.children(recursive=True), key=lambda process: process.create_time())
+    return dict(zip(("server", "encode", "generate", "vocode"), [owner, *workers], strict=True))
 
 
 def _wait_until_idle(url: str) -> None:
