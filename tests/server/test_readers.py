@@ -100,9 +100,9 @@ def _speak(url: str) -> httpx2.Response:
     return httpx2.post(f"{url}/v1/audio/speech", json=body, timeout=60, trust_env=False)
 
 
-# What each process may have grown by, in MiB, between the fifth and the last of twenty waves of 50 readers. For
-# the front door that is 16 KiB a reader. The others keep, within bounds, what their libraries prepared for each
-# shape of a batch: a few hundred shapes of the vocoder are tens of MiB.
+# What each process may have grown by, in MiB, between the fifth and the last of twenty waves of 50 readers.
+# For the front door that is 16 KiB a reader. The others keep, within bounds, what libraries prepared for
+# each shape of a batch: for a few hundred shapes of the vocoder tens of MiB.
 GROWTH_MIB = {"server": 12.0, "generate": 24.0, "encode": 8.0, "vocode": 96.0}
 
 
