@@ -1,11 +1,12 @@
 """A server of our own on a free loopback port, for as long as a benchmark, a demo or a test needs it."""
 
+import os
 import re
 import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from stentor.errors import InternalError
@@ -17,9 +18,17 @@ class LocalServer:
     Raises InternalError, with the last lines that the server wrote, if it does not become ready.
     """
 
-    def __init__(self, arguments: Sequence[str] = (), *, timeout_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float = 300.0,
+    ) -> None:
+        """`environment` has variables beside this process's own."""
         self.url = ""
         self._command = [sys.executable, "-m", "stentor", "serve", "--port", "0", *arguments]
+        self._environment = {**os.environ, **(environment or {})}
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._log: deque[str] = deque(maxlen=20)
@@ -27,7 +36,12 @@ class LocalServer:
 
     def __enter__(self) -> "LocalServer":
         process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+            self._command,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
         self._process = process
         self._reader = threading.Thread(target=self._keep_log, args=(process,), daemon=True)

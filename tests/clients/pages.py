@@ -5,7 +5,7 @@
 | `python`, `js` | run, in the environment that the page names (`<!-- environment: livekit -->`) or in ours |
 | `sh` | run by bash; a server in it goes on in the background until the page ends |
 | `yaml`, `toml`, `json` that open with `# NAME` | written to that file |
-| any, after `<!-- not run: REASON -->` | left out |
+| any, after `<!-- not run: REASON -->` | left out, but `check`ed as far as that goes |
 
 A page speaks to ports of its own choice; each of them becomes a free one, and 8000 the tests' server. What it
 installs has to be in its environment. What it plays is kept as a file.
@@ -18,12 +18,18 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+from typer.core import TyperGroup as Group
+from typer.main import get_command
+
 from stentor.bench.local_server import LocalServer
+from stentor.cli.main import app
 from tests.clients.conftest import PROGRAM_TIMEOUT_S, command_of, environment_of
 from tests.clients.environments import environments
 
@@ -39,6 +45,7 @@ _BLOCK = re.compile(
 _PORT = re.compile(r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0):(\d{4,5})\b|--(?:port|wyoming)[= ](\d{4,5})\b")
 
 # Programs that go on until they are stopped.
+_SERVE = re.compile(r"(?P<variables>(?:[A-Z_]+=\S+\s+)*)stentor serve\b")
 _SERVERS = ("litellm --config", "python -m wyoming_openai")
 
 # What plays sound on a reader's machine; here it keeps the sound.
@@ -54,6 +61,12 @@ class Block:
     language: str
     text: str
     skipped: str | None
+
+    @property
+    def file_name(self) -> str | None:
+        """The file that it is to be written to."""
+        name = re.match(r"(?:#|//) ([\w-][\w./-]*)\n", self.text)
+        return name[1] if name and self.language in FILES else None
 
 
 @dataclass(frozen=True)
@@ -110,8 +123,8 @@ class Reader:
             if block.skipped:
                 continue
             text = self._with_ports(block.text)
-            if block.language in FILES:
-                self._write(text)
+            if block.file_name:
+                (self.folder / block.file_name).write_text(text)
             elif block.language == "python":
                 self._run([*self._python(), self._program(f"block{number}.py", text)])
             elif block.language == "js":
@@ -127,11 +140,6 @@ class Reader:
         for written, real in self.ports.items():
             text = re.sub(rf"(?<![\w.]){written}(?![\w.])", real, text)
         return text
-
-    def _write(self, text: str) -> None:
-        name = re.match(r"(?:#|//) ([\w./-]+)\n", text)
-        if name:
-            (self.folder / name[1]).write_text(text)
 
     def _python(self) -> list[str]:
         return command_of(self.page.environment) if self.page.environment else [sys.executable]
@@ -150,8 +158,8 @@ class Reader:
             command = line.partition(" #")[0].strip()
             if re.match(r"(pip|npm) install ", command):
                 self._check_installed(command)
-            elif command.startswith("stentor serve"):
-                self._serve(shlex.split(command)[2:])
+            elif serving := _SERVE.match(command):
+                self._serve(serving["variables"], shlex.split(command[serving.end() :]))
             elif command.startswith(_SERVERS):
                 self._start(command)
             else:
@@ -165,14 +173,17 @@ class Reader:
         known = environments()[name].packages() if name else {"openai", "stentor"}
         assert wanted <= known, f"{command}: the environment {name} is made of {known}"
 
-    def _serve(self, arguments: list[str]) -> None:
-        """A server of the page's own, if the page gives it settings."""
-        if "--port" in arguments:
-            at = arguments.index("--port")
-            del arguments[at : at + 2]
-        if arguments:
-            url = self.opened.enter_context(LocalServer(arguments)).url
-            self.ports[str(SERVER_PORT)] = url.rsplit(":", 1)[1]
+    def _serve(self, variables: str, arguments: list[str]) -> None:
+        """A server of the page's own, if it gives it settings; where it listens is the tests' to say."""
+        for flag in ("--port", "--host"):
+            if flag in arguments:
+                at = arguments.index(flag)
+                del arguments[at : at + 2]
+        arguments = [str(self.folder / word) if (self.folder / word).exists() else word for word in arguments]
+        environment = dict(word.split("=", 1) for word in shlex.split(variables))
+        if arguments or environment:
+            server = LocalServer(arguments, environment=environment)
+            self.ports[str(SERVER_PORT)] = self.opened.enter_context(server).url.rsplit(":", 1)[1]
 
     def _start(self, command: str) -> None:
         log = self.opened.enter_context((self.folder / "server.log").open("w+"))
@@ -210,6 +221,42 @@ class Reader:
             bins.insert(1, environments()[self.page.environment].folder / "bin")
         path = os.pathsep.join([*map(str, bins), os.environ["PATH"]])
         return environment_of() | {"PATH": path, "PLAYED": str(self.folder)}
+
+
+def check(block: Block) -> None:
+    """What can be said of a block without running it; raises AssertionError."""
+    text = block.text
+    if block.language == "sh":
+        done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        for named in re.findall(r"(?<![\w/.])deploy/[\w./-]+", text):
+            assert (ROOT / named).exists(), f"there is no {named}"
+        for line in text.replace("\\\n", " ").splitlines():
+            _check_command(line.partition(" #")[0])
+    elif block.language == "python":
+        compile(text, "block", "exec")
+    elif block.language == "toml":
+        tomllib.loads(text)
+    elif block.language in ("yaml", "json"):
+        assert yaml.safe_load(text)
+    elif block.language == "nginx":
+        lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+        assert text.count("{") == text.count("}")
+        assert all(line.endswith((";", "{", "}")) for line in lines if line), text
+    else:
+        assert block.language == "js", f"nobody knows how to check {block.language}"
+
+
+def _check_command(line: str) -> None:
+    """Every `stentor` command of a line is one, and has these flags."""
+    for command in re.findall(r"(?:^|[|;&(] *|[A-Z]=\S+ )stentor ([^|;&)]*)", line.strip()):
+        words, known = shlex.split(command), get_command(app)
+        while words and isinstance(known, Group):
+            assert words[0] in known.commands, f"there is no command {words[0]}"
+            known = known.commands[words.pop(0)]
+        flags = {flag for parameter in known.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
+        assert given <= flags, f"stentor {command}: there is no {given - flags}"
 
 
 def free_port() -> int:

@@ -41,8 +41,10 @@ def test_the_keys_file_is_one(keys_file: Path) -> None:
 
 
 def test_the_commands_that_make_a_key_and_its_hash_run() -> None:
-    make, digest = block("sh", "token_urlsafe").splitlines()[:2]
-    key = subprocess.run(["bash", "-c", make], capture_output=True, text=True, check=True, timeout=60)
+    make, digest = block("sh", "token_urlsafe").splitlines()
+    key = subprocess.run(
+        ["bash", "-c", f'{make}\necho "$KEY"'], capture_output=True, text=True, check=True, timeout=60
+    )
     assert len(key.stdout.strip()) >= 32
     hashed = subprocess.run(
         ["bash", "-c", digest],
