@@ -159,9 +159,14 @@ class ServerConfig:
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     wyoming: int = setting(
         0,
-        "Port on which to speak Wyoming (Home Assistant) as well, which knows no keys; 0 is off.",
+        "Port on which to speak Wyoming (Home Assistant) as well; 0 is off.",
         minimum=0,
         maximum=65535,
+    )
+    wyoming_host: str = setting(
+        "127.0.0.1",
+        "Address on which Wyoming is spoken, whatever `--host` is: it knows no keys, so whoever reaches it "
+        "may speak.",
     )
     served_model_name: str = setting("", "Name of the model in the API; empty takes the checkpoint's.")
     languages: str = setting(

@@ -55,13 +55,15 @@ def take_port(config: ServerConfig, flag: str = "--port") -> socket.socket:
     Raises:
         ConfigError: the address is wrong or the port is in use.
     """
-    port = config.wyoming if flag == "--wyoming" else config.port
+    wyoming = flag == "--wyoming"
+    host, port = (config.wyoming_host, config.wyoming) if wyoming else (config.host, config.port)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {config.host!r} is no address of this machine: {error}") from None
+        named = "--wyoming-host" if wyoming else "--host"
+        raise ConfigError(f"{named} {host!r} is no address of this machine: {error}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         # Rebinding at once after a restart; a port on which somebody listens is still refused.
@@ -74,7 +76,7 @@ def take_port(config: ServerConfig, flag: str = "--port") -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {config.host} port {port}: {error.strerror}; "
+            f"cannot listen on {host} port {port}: {error.strerror}; "
             f"stop what uses it, or choose another with {flag}"
         ) from None
     return listener

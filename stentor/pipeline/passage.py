@@ -26,13 +26,15 @@ class Passage:
 
     The next request is submitted when the present one is first heard, so that it is there when that has been
     played. The last audio sums up: all tokens, all codes, and the first reason to end that is not `stop`.
+    `num_submitted` counts the requests that the pipeline has got.
     """
 
     def __init__(self, submit: Submit, requests: Sequence[SpeechRequest]) -> None:
         """Raises what `Pipeline.submit` does."""
+        self.num_submitted = 0
         self._submit = submit
         self._waiting = deque(requests)
-        self._present = submit(self._waiting.popleft())
+        self._present = self._begin()
         self._next: AudioStream | None = None
         self._reason = FinishReason.STOP
         self._usage = Usage(0, 0)
@@ -68,13 +70,19 @@ class Passage:
             self._next = None
         self._present.abort()
 
+    def _begin(self) -> AudioStream:
+        """Submit the next request; if that is refused, it stays the next."""
+        begun = self._submit(self._waiting[0], continues=self.num_submitted > 0)
+        self._waiting.popleft()
+        self.num_submitted += 1
+        return begun
+
     def _go_on(self) -> bool:
         """The present request has been read: turn to the next one, if there is one."""
         if self._next is None:
             if not self._waiting:
                 return False
-            self._next = self._submit(self._waiting[0], continues=True)
-            self._waiting.popleft()
+            self._next = self._begin()
         self._present, self._next = self._next, None
         return True
 
@@ -82,8 +90,7 @@ class Passage:
         if self._waiting and self._next is None:
             # If that fails, it is tried again when its turn has come, and told then.
             with suppress(StentorError):
-                self._next = self._submit(self._waiting[0], continues=True)
-                self._waiting.popleft()
+                self._next = self._begin()
         return audio if audio.finish_reason is None else self._sum(audio, audio.finish_reason)
 
     def _sum(self, last: Audio, reason: FinishReason) -> Audio:
@@ -103,7 +110,8 @@ class Passage:
 def speak(submit: Submit, request: SpeechRequest, info: ModelInfo) -> AudioStream | Passage:
     """Submit a request, in parts if its text is longer than the model says well by one prompt.
 
-    A request with `max_new_tokens` of its own is about one generation, and is not cut.
+    A request with `max_new_tokens` of its own is about one generation, and is not cut. The parts of request
+    ID are ID/1, ID/2 and so on.
 
     Raises:
         RequestError: an unknown tag, wherever in the text: nothing is said of it then.
@@ -119,5 +127,5 @@ def speak(submit: Submit, request: SpeechRequest, info: ModelInfo) -> AudioStrea
     numbered = enumerate(parts, 1)
     return Passage(
         submit,
-        [structs.replace(request, request_id=f"{request.request_id}.{n}", text=part) for n, part in numbered],
+        [structs.replace(request, request_id=f"{request.request_id}/{n}", text=part) for n, part in numbered],
     )

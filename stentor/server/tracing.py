@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import stentor
@@ -25,12 +25,18 @@ _MOST_PENDING = 10_000
 
 @dataclass
 class _Pending:
+    """A request of which `num_missing` parts have not passed yet; None while nobody knows how many it has."""
+
     span: "Span | None" = None
-    times: Sequence[StagePassage] | None = None
+    num_missing: int | None = None
+    passed: "list[tuple[str, Sequence[StagePassage]]]" = field(default_factory=list)
 
 
 class Tracer:
-    """Makes spans of requests that have ended; both halves may come first, from different threads."""
+    """Makes spans of requests that have ended; both halves may come first, from different threads.
+
+    The parts of a text that is said in parts are requests of the pipeline, and one for their caller.
+    """
 
     def __init__(self, provider: "TracerProvider") -> None:
         self._provider = provider
@@ -38,8 +44,18 @@ class Tracer:
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._lock = threading.Lock()
 
-    def ended(self, request_id: str, meter: RequestMeter, trace: Mapping[str, str], **facts: Any) -> None:
-        """A request has ended for its caller; `trace` are the caller's headers, `facts` more attributes."""
+    def ended(
+        self,
+        request_id: str,
+        meter: RequestMeter,
+        trace: Mapping[str, str],
+        num_parts: int = 1,
+        **facts: Any,
+    ) -> None:
+        """A request has ended for its caller, of which the pipeline got `num_parts`.
+
+        `trace` are the caller's headers, `facts` more attributes.
+        """
         from opentelemetry import propagate
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
@@ -55,33 +71,50 @@ class Tracer:
         if meter.outcome == "error":
             span.set_status(Status(StatusCode.ERROR))
         span.end(_wall_ns(meter.started_s + meter.taken_s))
-        self._join(request_id, _Pending(span=span))
+        with self._lock:
+            pending = self._of(request_id)
+            pending.span, pending.num_missing = span, num_parts
+        self._tell(request_id)
 
     def passed(self, request_id: str, times: Sequence[StagePassage]) -> None:
-        """A request has passed all stages, or as many as it came to."""
-        self._join(request_id, _Pending(times=times))
+        """A request, or a part of one, has passed all stages, or as many as it came to."""
+        request_id, _, part = request_id.partition("/")
+        with self._lock:
+            self._of(request_id).passed.append((part, times))
+        self._tell(request_id)
 
     def close(self) -> None:
         """Send what is still waiting to be sent."""
         self._provider.shutdown()
 
-    def _join(self, request_id: str, half: _Pending) -> None:
-        with self._lock:
-            other = self._pending.pop(request_id, _Pending())
-            span, times = half.span or other.span, half.times or other.times
-            if span is None or times is None:
-                self._pending[request_id] = half
-                if len(self._pending) > _MOST_PENDING:
-                    self._pending.popitem(last=False)
-                return
-        self._add_stages(span, times)
+    def _of(self, request_id: str) -> _Pending:
+        pending = self._pending.setdefault(request_id, _Pending())
+        if len(self._pending) > _MOST_PENDING:
+            self._pending.popitem(last=False)
+        return pending
 
-    def _add_stages(self, span: "Span", times: Sequence[StagePassage]) -> None:
+    def _tell(self, request_id: str) -> None:
+        """Make the spans of what has passed, if that below which they belong is there."""
+        with self._lock:
+            pending = self._pending.get(request_id)
+            if pending is None or pending.span is None or pending.num_missing is None:
+                return
+            passed, pending.passed = pending.passed, []
+            pending.num_missing -= len(passed)
+            if pending.num_missing <= 0:
+                del self._pending[request_id]
+        for part, times in passed:
+            self._add_stages(pending.span, part, times)
+
+    def _add_stages(self, span: "Span", part: str, times: Sequence[StagePassage]) -> None:
         from opentelemetry.trace import set_span_in_context
 
         context = set_span_in_context(span)
+        numbered = {"stentor.part": int(part)} if part else {}
         for one in times:
-            stage = self._tracer.start_span(f"stage {one.stage}", context, start_time=_wall_ns(one.came_s))
+            stage = self._tracer.start_span(
+                f"stage {one.stage}", context, attributes=numbered, start_time=_wall_ns(one.came_s)
+            )
             if one.first_s is not None:
                 stage.add_event("first result", timestamp=_wall_ns(one.first_s))
             stage.end(_wall_ns(one.last_s or one.came_s))

@@ -22,7 +22,7 @@ from stentor.errors import (
     StentorError,
     summary,
 )
-from stentor.pipeline.passage import speak
+from stentor.pipeline.passage import Passage, speak
 from stentor.request import Audio, ModelInfo
 from stentor.server.admission import Admission
 from stentor.server.caller import current
@@ -225,7 +225,8 @@ class Utterance:
         )
         if self._service.tracer is not None:
             facts = {"key": key or None, "format": self.order.format}
-            self._service.tracer.ended(request_id, meter, self._caller.trace, **facts)
+            parts = self._stream.num_submitted if isinstance(self._stream, Passage) else 1
+            self._service.tracer.ended(request_id, meter, self._caller.trace, parts, **facts)
 
 
 def _rounded(value: float | None) -> float | None:

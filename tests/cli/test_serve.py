@@ -47,6 +47,15 @@ def test_an_address_that_is_not_ours_is_a_clear_error() -> None:
         take_port(ServerConfig(host="x" * 64, port=0))
 
 
+def test_a_door_without_keys_is_not_opened_by_the_other_ones_host() -> None:
+    with take_port(ServerConfig(host="0.0.0.0"), "--wyoming") as listener:
+        assert listener.getsockname()[0] == "127.0.0.1"
+    with take_port(ServerConfig(wyoming_host="127.0.0.2"), "--wyoming") as listener:
+        assert listener.getsockname()[0] == "127.0.0.2"
+    with pytest.raises(ConfigError, match="--wyoming-host"):
+        take_port(ServerConfig(wyoming_host="x" * 64), "--wyoming")
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     """A real server with worker processes, on a small random checkpoint."""

@@ -14,6 +14,7 @@ import uvicorn
 from openai import OpenAI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from stentor.request import ModelInfo
 from stentor.server.app import create_app
 from tests.server.fakes import INFO, FakePipeline, config, voices
 
@@ -80,9 +81,11 @@ def serve(front_and_port: tuple[Front, int]) -> Iterator[Callable[..., Running]]
         client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
         http = opened.enter_context(client)
 
-        def start(script: Any = None, *, max_requests: int = 64, **settings: Any) -> Running:
+        def start(
+            script: Any = None, *, max_requests: int = 64, info: ModelInfo = INFO, **settings: Any
+        ) -> Running:
             pipeline = FakePipeline(script, max_requests)
-            front.app = create_app(pipeline, INFO, voices(), config(**settings))  # type: ignore[arg-type]
+            front.app = create_app(pipeline, info, voices(), config(**settings))  # type: ignore[arg-type]
             return Running(pipeline, port, http, opened)
 
         yield start

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from stentor.audio.shape import Shape
 from stentor.errors import NotFoundError, RequestError, TooLargeError
@@ -232,3 +233,71 @@ def test_instructions_become_tags_where_they_parse_and_are_never_ignored_in_sile
     assert order.warnings == ("instructions are ignored: no words in them have a control tag",)
     with pytest.raises(RequestError, match="empty"):
         read(told, input=" ", instructions="Whisper.")
+
+
+# Each field by itself, as it may be asked for, and not by its default.
+ASKED: dict[str, Any] = {
+    "voice": "Rosa",
+    "speaker": "Rosa",
+    "instructions": "Whisper.",
+    "response_format": "mp3",
+    "sample_rate": 16_000,
+    "speed": 2.0,
+    "loudness_lufs": -20.0,
+    "trim_silence": False,
+    "stream": True,
+    "stream_format": "sse",
+    "references": [{"audio_path": "data:,x"}],
+    "reference_codes": [[1] * 8],
+    "ref_audio": "data:,x",
+    "max_new_tokens": 100,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 5,
+    "repetition_penalty": 1.5,
+    "seed": 7,
+    "runaway_guard": False,
+    "check_tags": False,
+    "initial_codec_chunk_frames": 9,
+}
+# What a reference says is asked for together with it; the served model has one name.
+WITH_OTHERS = {"input", "model", "reference_text", "ref_text", "extra_params", "stage_params"}
+HINTS = {"non_streaming_mode": True, "task_type": "Base", "language": "English"}
+
+
+def told(reader: Reader, **fields: Any) -> tuple[Any, ...]:
+    """All of an order that a caller can tell from another."""
+    order = reader.read(SpeechBody.model_validate({"input": "Hello.", "seed": 1, **fields}), "id-1")
+    request = structs.replace(order.request, request_id="", reference=None)
+    reference = order.request.reference
+    codes = None if reference is None or reference.codes is None else reference.codes.tolist()
+    voice = reference and (reference.audio, codes, reference.text)
+    return request, voice, order.shape, order.format, order.delivery, order.warnings
+
+
+@pytest.fixture
+def rosa(tmp_path: Path) -> Reader:
+    store = VoiceStore(tmp_path, folder=tmp_path / "voices", codec=INFO.codec)
+    store.add("Rosa", np.arange(16).reshape(2, 8))
+    info = structs.replace(INFO, control_tags=("<|style:whispering|>",))
+    return Reader(info, store, config())
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_each_field_has_its_effect_wherever_it_stands(rosa: Reader, name: str) -> None:
+    wish = {name: ASKED[name]}
+    asked = told(rosa, **wish)
+    assert asked != told(rosa)
+    for where in ({"extra_params": wish}, {"stage_params": {"tts_engine": wish}}):
+        given = {"seed": None} if name == "seed" else {}
+        assert told(rosa, **where, **given) == asked
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_a_hint_changes_nothing_and_its_description_says_that_it_is_one(rosa: Reader, name: str) -> None:
+    assert told(rosa, **{name: HINTS[name]}) == told(rosa)
+    assert "hint" in (SpeechBody.model_fields[name].description or "")
+
+
+def test_every_field_is_one_of_these() -> None:
+    assert set(SpeechBody.model_fields) == {*ASKED, *WITH_OTHERS, *HINTS}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
 from stentor.errors import ConfigError
 from stentor.server import app as app_module
@@ -12,7 +13,7 @@ from stentor.server.metrics import Metrics
 from stentor.server.tracing import Tracer, make_tracer
 from stentor.stages.base import StageTimes
 from tests.server.conftest import Running
-from tests.server.fakes import RATE, FakePipeline, say
+from tests.server.fakes import INFO, RATE, FakePipeline, say
 
 trace = pytest.importorskip("opentelemetry.sdk.trace", reason="the OpenTelemetry SDK is not installed")
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
@@ -72,6 +73,45 @@ def test_the_stages_are_below_their_request(
     generate = spans["stage generate"]
     assert generate.end_time - generate.start_time == pytest.approx(1.4e9, rel=0.05)
     assert spans["stage vocode"].events == ()
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_the_stages_of_all_parts_are_below_the_one_request(
+    tracer: Tracer, memory: InMemorySpanExporter, first: int
+) -> None:
+    meter = Metrics(FakePipeline().stats).measure(RATE, streamed=True)
+    meter.end("done")
+    for part in range(1, first + 1):
+        tracer.passed(f"a/{part}", stage_times())
+    tracer.ended("a", meter, {}, 2)
+    for part in range(first + 1, 3):
+        tracer.passed(f"a/{part}", stage_times())
+    speech, *stages = memory.get_finished_spans()
+    assert speech.name == "speech"
+    assert [span.attributes["stentor.part"] for span in stages if span.attributes] == [1] * 3 + [2] * 3
+    assert all(span.parent == speech.context for span in stages)
+    assert not tracer._pending
+
+
+def test_a_text_in_parts_is_traced_with_the_stages_of_each(
+    serve: Callable[..., Running],
+    tracer: Tracer,
+    memory: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "make_tracer", lambda: tracer)
+    server = serve(say(0.2), tracing=True, info=structs.replace(INFO, max_prompt_chars=1))
+    text = "The old dog saw the small boat. Then the dog went home again. A girl found the red box."
+    assert server.http.post("/v1/audio/speech", json={"input": text}).status_code == 200
+    server.pipeline.wait_until(lambda: len(memory.get_finished_spans()) == 1)
+    assert len(server.pipeline.requests) == 3
+    for request in server.pipeline.requests:
+        for call in server.pipeline.on_passed:
+            call(request.request_id, stage_times())
+    speech, *stages = memory.get_finished_spans()
+    assert len(stages) == 9
+    assert all(span.parent == speech.context for span in stages)
+    assert not tracer._pending
 
 
 def test_an_error_is_an_error(tracer: Tracer, memory: InMemorySpanExporter) -> None:
