@@ -16,6 +16,7 @@ from stentor.layers import quantization
 from stentor.layers.attention import AttentionBackend, SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, PrefillSpan
 from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels.eager import silu_mul
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.triton import heads, norm, pointwise, products, rounding
 from stentor.layers.triton.attention import TritonBackend
@@ -69,7 +70,7 @@ def small_cases(rows: int, device: str) -> Iterator[Case]:
     yield Case(
         f"silu-mul {rows}",
         lambda: pointwise.silu_mul(gate_up),
-        lambda: EAGER.silu_mul(gate_up),
+        lambda: silu_mul(gate_up),
         size_of(gate_up) * 3 // 2,
     )
     table = randn(device, CODEBOOKS * CODEBOOK_SIZE, HIDDEN)
@@ -118,6 +119,19 @@ def product_cases(rows: int, device: str) -> Iterator[Case]:
             in_turn([lambda weight=weight, x=x: torch.nn.functional.linear(x, weight) for weight in weights]),
             size_of(weights[0]),
         )
+
+
+def gated_case(rows: int, device: str) -> Case:
+    """The product and SwiGLU in one launch, against the library's product and ours of SwiGLU behind it."""
+    outer, inner = PRODUCTS["gate-up"]
+    x, weight = randn(device, rows, inner), randn(device, outer, inner, scale=inner**-0.5)
+    product = products.SkinnyProduct(weight, gated=True)
+    return Case(
+        f"product gated {rows}",
+        lambda: product(x),
+        lambda: silu_mul(torch.nn.functional.linear(x, weight)),
+        size_of(weight),
+    )
 
 
 def sampler_case(rows: int, device: str) -> Case:
@@ -260,6 +274,7 @@ def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
     for rows in (1, 2, 4, 8, 16, 64):
         if only_rows in (None, rows):
             yield from product_cases(rows, device)
+            yield gated_case(rows, device)
     for rows in (1, 8, 64):
         if only_rows in (None, rows):
             yield from quantised_cases(rows, device)

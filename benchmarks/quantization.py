@@ -98,12 +98,15 @@ def speak(model: HiggsLM, given: Sequence[np.ndarray], rows: int) -> list[np.nda
 
 
 @torch.inference_mode()
-def scores(model: HiggsLM, whole: np.ndarray, first: int) -> Tensor:
-    """The scores of every row from position `first` on, [num_rows, num_codebooks, codebook_size]."""
+def scores(model: HiggsLM, whole: np.ndarray, first: int, kv_dtype: torch.dtype | None = None) -> Tensor:
+    """The scores of every row from position `first` on, [num_rows, num_codebooks, codebook_size].
+
+    Keys and values are kept in `kv_dtype`, by default the model's own.
+    """
     shape, count = model.shape, len(whole)
     blocks = -(-count // BLOCK)
     size = (shape.num_layers, blocks + 1, BLOCK, 2 * shape.num_kv_heads, shape.head_dim)
-    cache = torch.zeros(size, dtype=shape.dtype, device=model.device)
+    cache = torch.zeros(size, dtype=kv_dtype or shape.dtype, device=model.device)
     positions = torch.arange(count, device=model.device)
     table = torch.arange(1, blocks + 1, device=model.device)[None]
     ends = torch.tensor([0, count], dtype=torch.int32, device=model.device)
@@ -128,6 +131,23 @@ def step_ms(model: HiggsLM, size: int) -> float:
         if not engine.has_work():
             break
     return 1000 * float(np.median(times[5:]))
+
+
+def compare(
+    model: HiggsLM,
+    expected: Tensor,
+    said: Sequence[np.ndarray],
+    given: Sequence[np.ndarray],
+    kv_dtype: torch.dtype | None = None,
+) -> str:
+    """Relative error of the scores, share of equal best codes, divergence: as one line says it."""
+    found = torch.cat([scores(model, whole, len(p), kv_dtype) for whole, p in zip(said, given, strict=True)])
+    error = float((found - expected).norm() / expected.norm())
+    same = float((found.argmax(-1) == expected.argmax(-1)).double().mean())
+    divergence = torch.nn.functional.kl_div(
+        found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="none"
+    )
+    return f"{error:9.4f}{same:11.1%}{float(divergence.sum(-1).mean()):10.4f}"
 
 
 def median_of(run: Callable[[], float], rounds: int = 3) -> float:
@@ -155,17 +175,12 @@ def main() -> None:
         runs = scheme in ("none", "int8") or models.device.type == "cuda"
         kernels = choose_kernels("auto", models.device, scheme) if runs else Restored(scheme)
         model = models.load(kernels)
-        found = torch.cat([scores(model, whole, len(p)) for whole, p in zip(said, given, strict=True)])
-        error = float((found - expected).norm() / expected.norm())
-        same = float((found.argmax(-1) == expected.argmax(-1)).double().mean())
-        divergence = torch.nn.functional.kl_div(
-            found.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="none"
-        )
-        told = f"{scheme:8}{error:9.4f}{same:11.1%}{float(divergence.sum(-1).mean()):10.4f}"
+        told = f"{scheme:8}{compare(model, expected, said, given)}"
         if runs:
             told += f"{median_of(lambda m=model: step_ms(m, 1)):9.2f}"
             told += f"{median_of(lambda m=model: step_ms(m, 16)):10.2f}"
         print(told, flush=True)
+    print(f"{'kv fp8':8}{compare(plain, expected, said, given, torch.float8_e4m3fn)}", flush=True)
 
 
 if __name__ == "__main__":

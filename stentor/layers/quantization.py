@@ -78,14 +78,15 @@ def restore(weight: Quantized, dtype: torch.dtype) -> Tensor:
     return (values.view(rows, groups, -1).float() * weight.scale[..., None]).view(rows, -1).to(dtype)
 
 
-def make_product(weight: Tensor, scheme: Scheme) -> Product:
-    """The product with a weight [out_features, in_features] that is kept as `scheme` says.
+def make_product(weight: Tensor, scheme: Scheme, then: Product | None = None) -> Product:
+    """The product with a weight [out_features, in_features] that is kept as `scheme` says; on a GPU followed
+    by `then`, SwiGLU, which goes into the product of few rows.
 
     Raises:
         ConfigError: this device or this model cannot have it.
     """
     if scheme == "none":
-        return Linear(weight)
+        return _followed(Linear(weight), then)
     if weight.device.type == "cpu":
         if scheme != "int8":
             raise ConfigError(f"--quantization {scheme} needs a GPU; a CPU has 'int8'")
@@ -93,12 +94,17 @@ def make_product(weight: Tensor, scheme: Scheme) -> Product:
     from stentor.layers.triton.products import MOST_ROWS, SkinnyProduct
 
     kept = quantize(weight, scheme)
-    few = SkinnyProduct(kept.values, kept.scale if scheme == "int4" else kept.scale[:, 0])
+    scale = kept.scale if scheme == "int4" else kept.scale[:, 0]
+    few = SkinnyProduct(kept.values, scale, gated=then is not None)
     if scheme == "fp8" and torch.cuda.get_device_capability(weight.device) >= (8, 9):
         from stentor.layers.triton.rounding import round_rows
 
-        return ByRows(_MOST_ROWS_BY_WEIGHT, few, Float8Product(kept, round_rows))
-    return ByRows(MOST_ROWS, few, Restored(kept))
+        return ByRows(_MOST_ROWS_BY_WEIGHT, few, _followed(Float8Product(kept, round_rows), then))
+    return ByRows(MOST_ROWS, few, _followed(Restored(kept), then))
+
+
+def _followed(product: Product, then: Product | None) -> Product:
+    return product if then is None else lambda x: then(product(x))
 
 
 class Int8OnCpu:

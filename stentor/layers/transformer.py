@@ -14,7 +14,7 @@ from stentor.layers.rotary import RotaryTable
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """One block's parameters; q, k and v stand above each other in `qkv`, gate above up in `gate_up`.
+    """One block's parameters; q, k and v stand above each other in `qkv`, gate above up in `gated`.
 
     `qk_norm` [num_heads + num_kv_heads, head_dim] repeats the query norm for each head, then the key norm.
     `next_norm` is the norm of what follows: the next block, or the head.
@@ -24,7 +24,7 @@ class BlockWeights:
     qk_norm: Tensor
     output: Product
     post_norm: Tensor
-    gate_up: Product
+    gated: Product
     down: Product
     next_norm: Tensor
 
@@ -47,8 +47,7 @@ class DecoderBlock:
         qkv = weights.qkv(normed).view(len(x), -1, weights.qk_norm.shape[-1])
         queries = kernels.place_heads(qkv, weights.qk_norm, eps, attend.turn, attend.place(layer))
         x, normed = kernels.add_rms_norm(x, weights.output(attend(queries, layer)), weights.post_norm, eps)
-        inner = kernels.silu_mul(weights.gate_up(normed))
-        return kernels.add_rms_norm(x, weights.down(inner), weights.next_norm, eps)
+        return kernels.add_rms_norm(x, weights.down(weights.gated(normed)), weights.next_norm, eps)
 
 
 class Attend:

@@ -48,7 +48,7 @@ def our_block(layer: torch.nn.Module) -> DecoderBlock:
             ),
             output=Linear(weight("self_attn.o_proj")),
             post_norm=weight("post_attention_layernorm"),
-            gate_up=Linear(fuse(weight("mlp.gate_proj"), weight("mlp.up_proj"))),
+            gated=EagerKernels().gated(fuse(weight("mlp.gate_proj"), weight("mlp.up_proj"))),
             down=Linear(weight("mlp.down_proj")),
             next_norm=torch.ones(HIDDEN, dtype=torch.float64),
         ),

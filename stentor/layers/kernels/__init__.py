@@ -31,8 +31,10 @@ class Kernels(Protocol):
     def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """`x + delta`, and the RMSNorm of that."""
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """SwiGLU: silu of the first half of [num_tokens, 2 * size] times the second (arXiv:2002.05202)."""
+    def gated(self, weight: Tensor) -> Product:
+        """The product with `weight` [2 * size, in_features] and SwiGLU of it, [num_rows, size]: silu of the
+        first half of each row times the second (arXiv:2002.05202).
+        """
 
     def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
         """Norm and rotate queries and keys, and put keys and values into the cache.

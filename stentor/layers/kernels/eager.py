@@ -29,10 +29,10 @@ class EagerKernels:
         x = x + delta
         return x, normalised(x, eps) * weight
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """See `Kernels.silu_mul`."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+    def gated(self, weight: Tensor) -> Product:
+        """See `Kernels.gated`."""
+        product = self.linear(weight)
+        return lambda x: silu_mul(product(x))
 
     def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
         """See `Kernels.place_heads`."""
@@ -53,6 +53,12 @@ class EagerKernels:
         """See `Kernels.embed_codes`."""
         # The sum stays in the model's dtype, as in training: a float32 sum drifts away from it step by step.
         return F.embedding(rows.clamp(min=0) + offsets, table).sum(dim=1)
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """silu of the first half of [num_rows, 2 * size] times the second."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 def normalised(x: Tensor, eps: float) -> Tensor:

@@ -20,10 +20,11 @@ class FusedKernels:
 
     def linear(self, weight: Tensor) -> Product:
         """See `Kernels.linear`."""
-        product = make_product(weight, self._quantization)
-        if self._quantization == "none" and self._own_product_rows:
-            return ByRows(self._own_product_rows, SkinnyProduct(weight), product)
-        return product
+        return self._product(weight)
+
+    def gated(self, weight: Tensor) -> Product:
+        """See `Kernels.gated`; one launch where the product is our own kernel's."""
+        return self._product(weight, pointwise.silu_mul)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Kernels.rms_norm`."""
@@ -33,10 +34,6 @@ class FusedKernels:
         """See `Kernels.add_rms_norm`."""
         return norm.add_rms_norm(x, delta, weight, eps)
 
-    def silu_mul(self, gate_up: Tensor) -> Tensor:
-        """See `Kernels.silu_mul`."""
-        return pointwise.silu_mul(gate_up)
-
     def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
         """See `Kernels.place_heads`."""
         return heads.place_heads(qkv, norm, eps, turn, place)
@@ -44,3 +41,10 @@ class FusedKernels:
     def embed_codes(self, rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
         """See `Kernels.embed_codes`."""
         return pointwise.embed_codes(rows, offsets, table)
+
+    def _product(self, weight: Tensor, then: Product | None = None) -> Product:
+        product = make_product(weight, self._quantization, then)
+        if self._quantization == "none" and self._own_product_rows:
+            few = SkinnyProduct(weight, gated=then is not None)
+            return ByRows(self._own_product_rows, few, product)
+        return product

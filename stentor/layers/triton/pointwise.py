@@ -9,7 +9,7 @@ _BLOCK = 1024
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
-    """See `Kernels.silu_mul`."""
+    """silu of the first half of [num_rows, 2 * size] times the second."""
     gate_up = gate_up.contiguous()
     num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((num_rows, size), dtype=gate_up.dtype, device=gate_up.device)

@@ -11,14 +11,10 @@ import triton.language as tl
 from torch import Tensor
 
 from stentor.layers.quantization import INT4_GROUP
+from stentor.layers.triton.tiles import Tile, tile_for
 
 # The kernel takes up to this many rows of x; more are for tensor-core libraries.
 MOST_ROWS = 64
-_COLUMNS = 64
-# An int4 group is one step along the columns.
-_INNER = INT4_GROUP
-# Programs that keep an H100 busy: twice its multiprocessors. Fixed, so that the order of a sum is.
-_PROGRAMS = 264
 
 
 class SkinnyProduct:
@@ -26,29 +22,38 @@ class SkinnyProduct:
 
     `weight` may be floating, or what `layers.quantization.Quantized` keeps: int8 or float8_e4m3fn with
     `scale` float32 [out_features], or int4 in pairs with `scale` [out_features, in_features / INT4_GROUP].
+    A `gated` product gives SwiGLU of it at once: silu of its first half of columns times the second.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, scale: Tensor | None = None, *, gated: bool = False, tile: Tile | None = None
+    ) -> None:
         self._weight = weight.contiguous()
         self._scale = scale
+        self._gated = gated
         self._packed = weight.dtype == torch.uint8
         self._inner = weight.shape[1] * (2 if self._packed else 1)
-        tiles = triton.cdiv(len(weight), _COLUMNS)
-        most_splits = max(1, self._inner // (2 * _INNER))
-        self._splits = min(triton.next_power_of_2(triton.cdiv(_PROGRAMS, tiles)), most_splits, 16)
+        self._columns = len(weight) // (2 if gated else 1)
+        self._tile = tile or tile_for(weight, gated)
+        # An int4 group is one step along the columns.
+        self._step = INT4_GROUP if self._packed else self._tile.inner
+        tiles = triton.cdiv(self._columns, self._tile.columns)
+        most_splits = max(1, self._inner // (2 * self._step))
+        wanted = triton.next_power_of_2(triton.cdiv(self._tile.programs, tiles))
+        self._splits = min(wanted, most_splits, 16)
         # Counts the parts of a tile that are there; whoever adds them up sets it back.
         self._arrived = torch.zeros(tiles, dtype=torch.int32, device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[num_rows, in_features] to [num_rows, out_features]."""
-        num_rows, num_columns = len(x), len(self._weight)
+        """[num_rows, in_features] to [num_rows, out_features], or half of it if it is gated."""
+        num_rows = len(x)
         assert num_rows <= MOST_ROWS
         x = x if x.stride(-1) == 1 else x.contiguous()
         rows = max(16, triton.next_power_of_2(num_rows))
-        out = torch.empty((num_rows, num_columns), dtype=x.dtype, device=x.device)
+        out = torch.empty((num_rows, self._columns), dtype=x.dtype, device=x.device)
         parts = out
         if self._splits > 1:
-            size = (self._splits, num_columns, rows)
+            size = (self._splits, len(self._weight), rows)
             parts = torch.empty(size, dtype=torch.float32, device=x.device)
         _skinny_product[(len(self._arrived), self._splits)](
             x,
@@ -59,16 +64,17 @@ class SkinnyProduct:
             parts,
             self._arrived,
             num_rows,
-            num_columns,
+            self._columns,
             self._inner,
             ROWS=rows,
-            COLUMNS=_COLUMNS,
-            INNER=_INNER,
+            COLUMNS=self._tile.columns,
+            INNER=self._step,
             SPLITS=self._splits,
             SCALED=self._scale is not None,
             PACKED=self._packed,
-            num_warps=4,
-            num_stages=4,
+            GATED=self._gated,
+            num_warps=self._tile.warps,
+            num_stages=self._tile.stages,
         )
         return out
 
@@ -91,6 +97,7 @@ def _skinny_product(
     SPLITS: tl.constexpr,
     SCALED: tl.constexpr,
     PACKED: tl.constexpr,
+    GATED: tl.constexpr,
 ):
     tile, split = tl.program_id(0), tl.program_id(1)
     column = tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -98,39 +105,79 @@ def _skinny_product(
     share = tl.cdiv(tl.cdiv(inner, INNER), SPLITS) * INNER
     begin = split * share
     end = min(begin + share, inner)
-    if PACKED:
-        total = _packed_part(
-            x, x_stride, weight, scale, num_rows, num_columns, inner, column, row, begin, end, INNER
+    known = column < num_columns
+    total = _sum(x, x_stride, weight, scale, num_rows, inner, column, known, row, begin, end, INNER, PACKED)
+    # The other half of a gated weight stands below the first.
+    below = column + num_columns
+    other = total
+    if GATED:
+        other = _sum(
+            x, x_stride, weight, scale, num_rows, inner, below, known, row, begin, end, INNER, PACKED
         )
-    else:
-        total = _part(x, x_stride, weight, num_rows, num_columns, inner, column, row, begin, end, INNER)
-    within = (column < num_columns)[:, None] & (row < num_rows)[None, :]
+    within = known[:, None] & (row < num_rows)[None, :]
     if SPLITS > 1:
+        half = num_columns * ROWS
+        whole = 2 * half if GATED else half
         there = parts + column[:, None] * ROWS + row[None, :]
-        known = (column < num_columns)[:, None] & (row >= 0)[None, :]
-        tl.store(there + split * num_columns * ROWS, total, mask=known)
+        kept = known[:, None] & (row >= 0)[None, :]
+        tl.store(there + split * whole, total, mask=kept)
+        if GATED:
+            tl.store(there + split * whole + half, other, mask=kept)
         # All threads of this program have written before one of them says so.
         tl.debug_barrier()
         is_last = tl.atomic_add(arrived + tile, 1, sem="acq_rel") == SPLITS - 1
         if is_last:
-            total = tl.zeros((COLUMNS, ROWS), tl.float32)
-            for part in tl.static_range(SPLITS):
-                # From the second-level cache, where the others' parts are.
-                here = there + part * num_columns * ROWS
-                total += tl.load(here, mask=known, other=0.0, cache_modifier=".cg")
+            total = _joined(there, whole, kept, SPLITS)
+            other = total
+            if GATED:
+                other = _joined(there + half, whole, kept, SPLITS)
             tl.store(arrived + tile, 0)
-            _write(total, scale, out, num_columns, column, row, within, SCALED and not PACKED)
+            _write(total, other, scale, out, num_columns, column, row, within, SCALED and not PACKED, GATED)
     else:
-        _write(total, scale, out, num_columns, column, row, within, SCALED and not PACKED)
+        _write(total, other, scale, out, num_columns, column, row, within, SCALED and not PACKED, GATED)
 
 
 @triton.jit
-def _part(x, x_stride, weight, num_rows, num_columns, inner, column, row, begin, end, INNER: tl.constexpr):
+def _joined(there, whole, kept, SPLITS: tl.constexpr):
+    """All parts of a sum in their order, from the second-level cache, where the others' are."""
+    total = tl.load(there, mask=kept, other=0.0, cache_modifier=".cg")
+    for part in tl.static_range(1, SPLITS):
+        total += tl.load(there + part * whole, mask=kept, other=0.0, cache_modifier=".cg")
+    return total
+
+
+@triton.jit
+def _sum(
+    x,
+    x_stride,
+    weight,
+    scale,
+    num_rows,
+    inner,
+    column,
+    known,
+    row,
+    begin,
+    end,
+    INNER: tl.constexpr,
+    PACKED: tl.constexpr,
+):
+    if PACKED:
+        total = _packed_part(
+            x, x_stride, weight, scale, num_rows, inner, column, known, row, begin, end, INNER
+        )
+    else:
+        total = _part(x, x_stride, weight, num_rows, inner, column, known, row, begin, end, INNER)
+    return total
+
+
+@triton.jit
+def _part(x, x_stride, weight, num_rows, inner, column, kept, row, begin, end, INNER: tl.constexpr):
     total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
     line = weight + column.to(tl.int64)[:, None] * inner
     for start in range(begin, end, INNER):
         k = start + tl.arange(0, INNER)
-        known = (column < num_columns)[:, None] & (k < end)[None, :]
+        known = kept[:, None] & (k < end)[None, :]
         w = tl.load(line + k[None, :], mask=known, other=0.0, eviction_policy="evict_first")
         there = (row < num_rows)[None, :] & (k < end)[:, None]
         a = tl.load(x + row[None, :] * x_stride + k[:, None], mask=there, other=0.0)
@@ -140,13 +187,13 @@ def _part(x, x_stride, weight, num_rows, num_columns, inner, column, row, begin,
 
 @triton.jit
 def _packed_part(
-    x, x_stride, weight, scale, num_rows, num_columns, inner, column, row, begin, end, INNER: tl.constexpr
+    x, x_stride, weight, scale, num_rows, inner, column, kept, row, begin, end, INNER: tl.constexpr
 ):
     total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
     line = weight + column.to(tl.int64)[:, None] * (inner // 2)
     half = tl.arange(0, INNER // 2)
     for start in range(begin, end, INNER):
-        known = (column < num_columns)[:, None] & (half >= 0)[None, :]
+        known = kept[:, None] & (half >= 0)[None, :]
         pair = tl.load(line + start // 2 + half[None, :], mask=known, other=0, eviction_policy="evict_first")
         there = (row < num_rows)[None, :] & (half >= 0)[:, None]
         here = x + row[None, :] * x_stride + start + half[:, None]
@@ -155,13 +202,29 @@ def _packed_part(
         group = tl.dot(((pair & 15).to(tl.int8) - 8).to(low.dtype), low, input_precision="ieee")
         group += tl.dot(((pair >> 4).to(tl.int8) - 8).to(low.dtype), high, input_precision="ieee")
         place = scale + column * (inner // INNER) + start // INNER
-        total += group * tl.load(place, mask=column < num_columns, other=0.0)[:, None]
+        total += group * tl.load(place, mask=kept, other=0.0)[:, None]
     return total
 
 
 @triton.jit
-def _write(total, scale, out, num_columns, column, row, within, SCALED: tl.constexpr):
+def _write(
+    total,
+    other,
+    scale,
+    out,
+    num_columns,
+    column,
+    row,
+    within,
+    SCALED: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    known = column < num_columns
     if SCALED:
-        total *= tl.load(scale + column, mask=column < num_columns, other=0.0)[:, None]
+        total *= tl.load(scale + column, mask=known, other=0.0)[:, None]
+    if GATED:
+        if SCALED:
+            other *= tl.load(scale + num_columns + column, mask=known, other=0.0)[:, None]
+        total = total / (1.0 + tl.exp(-total)) * other
     place = out + row[None, :].to(tl.int64) * num_columns + column[:, None]
     tl.store(place, total.to(out.dtype.element_ty), mask=within)

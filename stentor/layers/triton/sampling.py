@@ -1,9 +1,11 @@
-"""The sampler and the delay pattern's state machine: two launches for a step, the reference's codes.
+"""The sampler and the delay pattern's state machine: one launch for a step, the reference's codes.
 
 What is drawn from what is written down in `engine/sampler.py`; this follows it operation by operation, in the
 same widths. Only the order of one sum is its own, that of the weights before a top_p cut, so it is taken in
 float64 and rounded where the reference rounds.
 """
+
+from functools import cache
 
 import torch
 import triton
@@ -24,52 +26,81 @@ def sample(logits: Tensor, draw: tuple[Tensor, Tensor, Tensor], key: Tensor, ste
 
     Args:
         logits: [batch, num_codebooks, codebook_size].
-        draw: temperature and top_p (float32), top_k (int64), each [batch].
+        draw: temperature and top_p (float32, strided alike), top_k (int64), each [batch].
         key: int32 [batch], of the noise.
         step: int64 [batch].
 
     Returns:
         int64 [batch, num_codebooks].
     """
-    size, num_codebooks, codebook_size = logits.shape
-    codes = torch.empty((size, num_codebooks), dtype=torch.int64, device=logits.device)
-    block = triton.next_power_of_2(codebook_size)
-    _sample[(size, num_codebooks)](
-        logits.contiguous(),
-        *draw,
-        key,
-        step,
-        *(values.stride(0) for values in (*draw, key, step)),
-        codes,
-        num_codebooks,
-        codebook_size,
-        BLOCK=block,
-        STAGES=block.bit_length() - 1,
-        num_warps=8,
-    )
-    return codes
+    return _launch(logits, draw, key, step, None, (0, 0))[0]
 
 
-def advance_rows(codes: Tensor, state: tuple[Tensor, ...], begin_code: int, end_code: int) -> Tensor:
-    """Move the state machine on, as `engine.sampler.advance` does behind the draw.
+def sample_and_advance(
+    logits: Tensor,
+    draw: tuple[Tensor, Tensor, Tensor],
+    key: Tensor,
+    state: tuple[Tensor, ...],
+    begin_code: int,
+    end_code: int,
+) -> Tensor:
+    """Draw, and move the state machine on, as `engine.sampler.advance` does.
 
     Args:
-        codes: int64 [batch, num_codebooks].
+        logits, draw, key: as of `sample`.
         state: last_rows [batch, num_codebooks], then positions, status, step, ramp, countdown, max_rows and
-            guard_rows, each int64 [batch], all strided alike; the first six are brought up to date.
+            guard_rows, each int64 [batch], columns of one matrix; the first six are brought up to date.
         begin_code, end_code: of the delay pattern.
 
     Returns:
         int64 [batch, num_codebooks + 1]: the row and the status after it.
     """
-    size, num_codebooks = codes.shape
-    record = torch.empty((size, num_codebooks + 1), dtype=torch.int64, device=codes.device)
-    block = triton.next_power_of_2(num_codebooks)
-    strides = state[0].stride(0), state[1].stride(0)
-    _advance[(size,)](
-        codes, *state, record, *strides, begin_code, end_code, num_codebooks, BLOCK=block, num_warps=1
+    return _launch(logits, draw, key, state[3], state, (begin_code, end_code))[1]
+
+
+def _launch(
+    logits: Tensor,
+    draw: tuple[Tensor, Tensor, Tensor],
+    key: Tensor,
+    step: Tensor,
+    state: tuple[Tensor, ...] | None,
+    ends: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    size, num_codebooks, codebook_size = logits.shape
+    codes = torch.empty((size, num_codebooks), dtype=torch.int64, device=logits.device)
+    record = torch.empty((size, num_codebooks + 1), dtype=torch.int64, device=logits.device)
+    block = triton.next_power_of_2(codebook_size)
+    machine = state or (codes,) * 8
+    _sample[(size, num_codebooks)](
+        logits.contiguous(),
+        *draw,
+        key,
+        step,
+        *(values.stride(0) for values in (*draw[1:], key, step)),
+        codes,
+        _arrivals(size, logits.device, _stream(logits.device)),
+        *(values for place, values in enumerate(machine) if place != 3),  # The step is there already.
+        record,
+        *ends,
+        num_codebooks,
+        codebook_size,
+        BLOCK=block,
+        STAGES=block.bit_length() - 1,
+        WIDTH=triton.next_power_of_2(num_codebooks),
+        MOVES=state is not None,
+        num_warps=8,
     )
-    return record
+    return codes, record
+
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+@cache
+def _arrivals(size: int, device: torch.device, stream: int) -> Tensor:
+    """Counts the codes of each row that are drawn; zero between launches, so each stream has its own."""
+    return torch.zeros(size, dtype=torch.int32, device=device)
 
 
 @triton.jit
@@ -115,6 +146,40 @@ def _sorted(key, rank, STAGES: tl.constexpr):
 
 
 @triton.jit
+def _drawn(scores, temperature, limit, share, key, position, size, BLOCK: tl.constexpr, STAGES: tl.constexpr):
+    """One code: the best of the sorted scores with noise that neither cut excludes."""
+    rank = tl.arange(0, BLOCK)
+    inside = rank < size
+    score = tl.load(scores + rank, mask=inside, other=0.0).to(tl.float32)
+    falling = (~_ordered(score.to(tl.int32, bitcast=True))).to(tl.int64)
+    packed = _sorted(tl.where(inside, (falling << _CODE_BITS) | rank, _LAST_KEY), rank, STAGES)
+    code = (packed & _CODE_MASK).to(tl.int32)
+    value = _ordered(~(packed >> _CODE_BITS).to(tl.int32)).to(tl.float32, bitcast=True)
+    value = tl.where(inside, tl.math.div_rn(value, temperature), float("-inf"))
+
+    weight = tl.exp((value - tl.max(value, axis=0)).to(tl.float64)).to(tl.float32)
+    weight = tl.where(rank < limit, weight, 0.0)
+    mass = tl.cumsum(weight.to(tl.float64), axis=0).to(tl.float32)
+    allowed = mass - weight < share * tl.max(mass, axis=0)
+    allowed = allowed & (rank < limit) & inside
+
+    noisy = value.to(tl.float64) + _gumbel(key, position, code.to(tl.uint32))
+    drawn = tl.argmax(tl.where(allowed, noisy, float("-inf")), axis=0)
+    return tl.sum(tl.where(rank == drawn, code, 0), axis=0).to(tl.int64)
+
+
+@triton.jit
+def _is_last(arrived, count):
+    """Has every other program of `count` written before? The counter goes back to zero then."""
+    # All threads of this program have written before one of them says so.
+    tl.debug_barrier()
+    last = tl.atomic_add(arrived, 1, sem="acq_rel") == count - 1
+    if last:
+        tl.store(arrived, 0)
+    return last
+
+
+@triton.jit
 def _sample(
     logits,
     temperature,
@@ -122,47 +187,64 @@ def _sample(
     top_k,
     keys,
     steps,
-    temperature_stride,
-    top_p_stride,
+    float_stride,
     top_k_stride,
     key_stride,
     step_stride,
     codes,
+    arrived,
+    last_rows,
+    positions,
+    statuses,
+    ramps,
+    countdowns,
+    max_rows,
+    guard_rows,
+    record,
+    begin_code,
+    end_code,
     num_codebooks,
     codebook_size,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MOVES: tl.constexpr,
 ):
     row, codebook = tl.program_id(0), tl.program_id(1)
-    rank = tl.arange(0, BLOCK)
-    inside = rank < codebook_size
-    place = row * num_codebooks + codebook
-    score = tl.load(logits + place.to(tl.int64) * codebook_size + rank, mask=inside, other=0.0)
-    score = score.to(tl.float32)
-    falling = (~_ordered(score.to(tl.int32, bitcast=True))).to(tl.int64)
-    packed = _sorted(tl.where(inside, (falling << _CODE_BITS) | rank, _LAST_KEY), rank, STAGES)
-    code = (packed & _CODE_MASK).to(tl.int32)
-    value = _ordered(~(packed >> _CODE_BITS).to(tl.int32)).to(tl.float32, bitcast=True)
-    value = tl.where(
-        inside, tl.math.div_rn(value, tl.load(temperature + row * temperature_stride)), float("-inf")
-    )
-
+    place = row.to(tl.int64) * num_codebooks + codebook
+    heat, share = tl.load(temperature + row * float_stride), tl.load(top_p + row * float_stride)
     limit = tl.load(top_k + row * top_k_stride)
-    weight = tl.exp((value - tl.max(value, axis=0)).to(tl.float64)).to(tl.float32)
-    weight = tl.where(rank < limit, weight, 0.0)
-    mass = tl.cumsum(weight.to(tl.float64), axis=0).to(tl.float32)
-    allowed = mass - weight < tl.load(top_p + row * top_p_stride) * tl.max(mass, axis=0)
-    allowed = allowed & (rank < limit) & inside
-
     key = tl.load(keys + row * key_stride).to(tl.uint32, bitcast=True)
     position = (tl.load(steps + row * step_stride) * num_codebooks + codebook).to(tl.uint32)
-    noisy = value.to(tl.float64) + _gumbel(key, position, code.to(tl.uint32))
-    drawn = tl.argmax(tl.where(allowed, noisy, float("-inf")), axis=0)
-    tl.store(codes + place, tl.sum(tl.where(rank == drawn, code, 0), axis=0).to(tl.int64))
+    code = _drawn(
+        logits + place * codebook_size, heat, limit, share, key, position, codebook_size, BLOCK, STAGES
+    )
+    tl.store(codes + place, code)
+    # Whoever draws the last code of a row moves it on; no other reads what that changes any more.
+    if MOVES and _is_last(arrived + row, num_codebooks):
+        _advance(
+            row,
+            codes,
+            last_rows,
+            positions,
+            statuses,
+            steps,
+            ramps,
+            countdowns,
+            max_rows,
+            guard_rows,
+            record,
+            step_stride,
+            begin_code,
+            end_code,
+            num_codebooks,
+            WIDTH,
+        )
 
 
 @triton.jit
 def _advance(
+    row,
     codes,
     last_rows,
     positions,
@@ -173,16 +255,17 @@ def _advance(
     max_rows,
     guard_rows,
     record,
-    last_row_stride,
     stride,
     begin_code,
     end_code,
     num_codebooks,
     BLOCK: tl.constexpr,
 ):
-    row, codebook = tl.program_id(0), tl.arange(0, BLOCK)
+    codebook = tl.arange(0, BLOCK)
     inside = codebook < num_codebooks
-    code = tl.load(codes + row * num_codebooks + codebook, mask=inside, other=0)
+    # From the second-level cache, where the other programs' are.
+    drawn = codes + row * num_codebooks + codebook
+    code = tl.load(drawn, mask=inside, other=0, cache_modifier=".cg")
     place = row * stride
     ramp, countdown = tl.load(ramps + place), tl.load(countdowns + place)
     opening = ramp < num_codebooks
@@ -205,7 +288,7 @@ def _advance(
     tl.store(report + codebook, tl.where(before != 0, -1, code), mask=inside)
     tl.store(report + num_codebooks, tl.where(before != 0, before, status.to(tl.int64)))
     if before == 0:
-        tl.store(last_rows + row * last_row_stride + codebook, code, mask=inside)
+        tl.store(last_rows + row * stride + codebook, code, mask=inside)
         tl.store(positions + place, tl.load(positions + place) + 1)
         tl.store(statuses + place, status.to(tl.int64))
         tl.store(steps + place, step)

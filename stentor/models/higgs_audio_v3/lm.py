@@ -102,7 +102,7 @@ def _block(config: V3Config, load: Read, layer: int, kernels: Kernels) -> Decode
         qk_norm=fuse(query_norm, key_norm),
         output=kernels.linear(part("self_attn.o_proj")),
         post_norm=part("post_attention_layernorm"),
-        gate_up=kernels.linear(fuse(part("mlp.gate_proj"), part("mlp.up_proj"))),
+        gated=kernels.gated(fuse(part("mlp.gate_proj"), part("mlp.up_proj"))),
         down=kernels.linear(part("mlp.down_proj")),
         next_norm=load(_norm_name(layer + 1, config)),
     )

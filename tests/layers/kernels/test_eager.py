@@ -4,6 +4,7 @@ import torch
 
 from stentor.layers.context import Place
 from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels.eager import silu_mul
 from stentor.layers.linear import Linear
 from stentor.layers.quantization import Int8OnCpu
 from stentor.layers.rotary import RotaryTable, rotate
@@ -33,7 +34,10 @@ def test_weights_are_kept_as_asked_for() -> None:
 def test_the_first_half_gates_the_second() -> None:
     gate_up = randn(3, 20)
     gate, up = gate_up[:, :10], gate_up[:, 10:]
-    torch.testing.assert_close(KERNELS.silu_mul(gate_up), gate * gate.sigmoid() * up)
+    expected = gate * gate.sigmoid() * up
+    torch.testing.assert_close(silu_mul(gate_up), expected)
+    weight, x = randn(20, 6), randn(3, 6)
+    torch.testing.assert_close(KERNELS.gated(weight)(x), silu_mul(KERNELS.linear(weight)(x)))
 
 
 def test_a_row_of_codes_is_the_sum_of_its_entries() -> None:

@@ -1,5 +1,6 @@
 """A model with fused kernels says what the reference says, in a tenth of a GPU's launches."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,9 @@ def reference(layers: int = 2) -> ModelRunner:
     return runner(make_lm(recipe(layers), device=DEVICE), attention=SdpaBackend())
 
 
-def fused_runner(layers: int = 2) -> ModelRunner:
-    model = make_lm(recipe(layers), device=DEVICE, kernels=fused.FusedKernels())
+def fused_runner(layers: int = 2, own_product_rows: int = 0) -> ModelRunner:
+    kernels = fused.FusedKernels(own_product_rows=own_product_rows)
+    model = make_lm(recipe(layers), device=DEVICE, kernels=kernels)
     return runner(model, attention=attention.TritonBackend(), advance=fused_sampler.advance)
 
 
@@ -102,16 +104,24 @@ def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pyte
     monkeypatch.setattr("stentor.layers.linear._PLAIN_TILE", 1)
     monkeypatch.setattr("stentor.layers.linear.packs", lambda weight: False)
     counts = {}
-    for name, make in (("eager", reference), ("fused", fused_runner)):
+    makes = (
+        ("eager", reference),
+        ("fused", fused_runner),
+        ("own", partial(fused_runner, own_product_rows=8)),
+    )
+    for name, make in makes:
         for layers in (1, 3):
             made = make(layers)
+            made._step._on_arrays = False
+            made._step(made._rows(1), 8, 64)  # Counters are made once.
             with monkeypatch.context() as patch, torch.inference_mode(), Launches(patch) as launches:
-                made._step._on_arrays = False
                 made._step(made._rows(1), 8, 64)
             counts[name, layers] = launches.count
-    per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name in ("eager", "fused")}
-    beside = {name: counts[name, 1] - per_layer[name] for name in ("eager", "fused")}
+    per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name, _ in makes}
+    beside = {name: counts[name, 1] - per_layer[name] for name, _ in makes}
     assert per_layer["fused"] == 10
+    # SwiGLU goes into the product before it.
+    assert per_layer["own"] == 9
     # An operation of PyTorch's is at least one launch: its attention with a mask, for one, is several.
     assert per_layer["eager"] >= 20
     assert beside["fused"] <= 20

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from stentor.layers.kernels.eager import silu_mul
+from stentor.layers.quantization import quantize, restore
+from stentor.layers.triton.tiles import Tile
 from tests.layers.triton.interpreted import DEVICE, DTYPES, HALF, assert_close, randn
 
 products = pytest.importorskip("stentor.layers.triton.products")
@@ -29,6 +32,31 @@ def test_a_row_gives_the_same_bits_among_others() -> None:
     whole = product(x)
     for size in (1, 3, 8):
         assert torch.equal(product(x[:size]), whole[:size])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("inner", "size"), [(768, 100), (200, 64), (256, 130)])
+def test_a_gated_product_is_the_product_and_swiglu(inner: int, size: int, dtype: torch.dtype) -> None:
+    x, weight = randn(5, inner, dtype=dtype), randn(2 * size, inner, dtype=dtype, scale=inner**-0.5)
+    product = products.SkinnyProduct(weight, gated=True)
+    for _ in range(2):
+        assert_close(product(x), silu_mul(x.double() @ weight.double().T))
+    assert torch.equal(product(x[:2]), product(x)[:2])
+
+
+def test_a_gated_product_of_rounded_weights_scales_both_halves() -> None:
+    x, weight = randn(3, 512, dtype=HALF), randn(192, 512, dtype=HALF, scale=512**-0.5)
+    for scheme in ("int8", "int4"):
+        kept = quantize(weight, scheme)
+        scale = kept.scale if scheme == "int4" else kept.scale[:, 0]
+        gated = products.SkinnyProduct(kept.values, scale, gated=True)
+        assert_close(gated(x), silu_mul(x.double() @ restore(kept, torch.float64).T))
+
+
+@pytest.mark.parametrize("tile", [Tile(32, 64, 8, 2, 2), Tile(128, 128, 64, 8, 3), Tile(16, 256, 1, 1, 1)])
+def test_every_tile_gives_the_product(tile: Tile) -> None:
+    x, weight = randn(4, 640, dtype=HALF), randn(200, 640, dtype=HALF, scale=640**-0.5)
+    assert_close(products.SkinnyProduct(weight, tile=tile)(x), x.double() @ weight.double().T)
 
 
 def test_int8_and_its_scales_equal_the_restored_weight() -> None:

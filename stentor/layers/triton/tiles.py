@@ -1,0 +1,49 @@
+"""Which tile the product of few rows takes: by card and weight, as `benchmarks/tile_sweep.py` found them.
+
+`tiles.json` beside this file is {card: {weight: tile}}; what is not in it takes the plain `Tile`. A tile may
+hang on the weight and the card, never on the number of rows: it fixes the order of every sum.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TABLE = Path(__file__).with_name("tiles.json")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Columns of the result (rows of the weight) and inner columns of one step of a program; `programs` that
+    are wanted at least, by splitting the inner columns; warps of a program, and steps that it loads ahead.
+
+    Unmeasured: twice the multiprocessors of an H100, and tiles that fit its shared memory four times.
+    """
+
+    columns: int = 64
+    inner: int = 128
+    programs: int = 264
+    warps: int = 4
+    stages: int = 4
+
+
+def weight_name(weight: Tensor, gated: bool) -> str:
+    """How the table calls a weight as it is kept: '19456x2560 bfloat16 gated'."""
+    rows, columns = weight.shape
+    return f"{rows}x{columns} {str(weight.dtype).removeprefix('torch.')}{' gated' * gated}"
+
+
+def tile_for(weight: Tensor, gated: bool) -> Tile:
+    """The tile of this weight on its card."""
+    card = torch.cuda.get_device_name(weight.device) if weight.is_cuda else ""
+    return Tile(**_table().get(card, {}).get(weight_name(weight, gated), {}))
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = json.loads(TABLE.read_text())
+    return table

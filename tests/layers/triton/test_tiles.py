@@ -1,0 +1,27 @@
+"""A tile hangs on the card and the weight; what was not measured takes the plain one."""
+
+import json
+
+import pytest
+import torch
+
+from stentor.layers.triton import tiles
+from stentor.layers.triton.tiles import TABLE, Tile, tile_for, weight_name
+
+
+def test_what_was_not_measured_takes_the_plain_tile() -> None:
+    assert tile_for(torch.zeros(7, 3), gated=False) == Tile()
+
+
+def test_a_weight_has_the_tile_of_its_shape_dtype_and_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.zeros(64, 32, dtype=torch.int8)
+    assert weight_name(weight, gated=True) == "64x32 int8 gated"
+    monkeypatch.setattr(tiles, "_table", lambda: {"": {"64x32 int8 gated": {"columns": 32, "warps": 8}}})
+    assert tile_for(weight, gated=True) == Tile(columns=32, warps=8)
+    assert tile_for(weight, gated=False) == Tile()
+
+
+def test_the_table_holds_tiles() -> None:
+    for card in json.loads(TABLE.read_text()).values():
+        for tile in card.values():
+            assert Tile(**tile).columns >= 16
