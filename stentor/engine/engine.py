@@ -138,12 +138,30 @@ class Engine:
         self._apply(plan)
         num_fresh = sum(chunk.completes for chunk in plan.chunks)
         num_decoding = len(scheduler.running) - num_fresh
-        drawing = scheduler.running[:num_decoding]
-        if num_decoding:
-            self._runner.decode(num_decoding, scheduler.longest)
+        drawing = self._decode(0, num_decoding) if num_decoding else []
+        starved = []
+        if len(drawing) < num_decoding:
+            starved = [sequence for sequence in scheduler.running[:num_decoding] if sequence not in drawing]
         if plan.chunks:
             drawing += self._prefill(plan.chunks)
+        for sequence in starved:
+            self._refuse(sequence)
         return _Flight(drawing, self._runner.land()) if drawing else None
+
+    def _decode(self, start: int, end: int) -> list[Sequence]:
+        """A step of the slots [start, end); if memory runs out, in halves, whose rows do not feel it.
+
+        Returns:
+            The sequences that drew a row: not one for which there is no memory alone.
+        """
+        try:
+            self._runner.decode(start, end, self._scheduler.longest)
+        except torch.OutOfMemoryError:
+            if end - start == 1:
+                return []
+            middle = (start + end) // 2
+            return self._decode(start, middle) + self._decode(middle, end)
+        return self._scheduler.running[start:end]
 
     def _prefill(self, chunks: list[Chunk]) -> list[Sequence]:
         """Compute the chunks together; if memory runs out, one by one, and refuse those that fail alone.
@@ -166,7 +184,7 @@ class Engine:
     def _refuse(self, sequence: Sequence) -> None:
         """End a sequence for which there is no memory, with an error of its own."""
         error = OverloadedError(
-            f"the device has no memory for a prompt of {len(sequence.prompt)} positions now: "
+            f"no memory for a sequence of {len(sequence.prompt) + sequence.num_rows} positions now: "
             "try again later, or lower --max-prefill-tokens or --kv-cache-bytes"
         )
         self._refused.append(Output(sequence, sequence.rows[:0], error=error))

@@ -92,16 +92,20 @@ class ModelRunner:
             for graphs in (self._graphs, self._prefill_graphs):
                 if graphs is not None:
                     graphs.warm_up(_USUAL_CANDIDATES if self._ranks_few else 0, largest_only)
+            if self._graphs is None and self._stream is not None:
+                # What a step takes that is not captured is known when the largest has run; its rows are idle.
+                self._step(self._state, self._max_blocks, self._candidates)
         return sum(len(graphs) for graphs in (self._graphs, self._prefill_graphs) if graphs is not None)
 
-    def decode(self, size: int, longest: int) -> None:
-        """One step of the sequences in the slots before `size`, the furthest of which computes `longest`."""
+    def decode(self, start: int, end: int, longest: int) -> None:
+        """One step of the sequences in the slots [start, end), the furthest of which computes `longest`."""
         blocks = longest // self._cache.block_size + 1
-        if self._graphs is not None:
-            self._landing.add(self._graphs(size, blocks, self._candidates, self._penalises))
+        if self._graphs is not None and not start:
+            self._landing.add(self._graphs(end, blocks, self._candidates, self._penalises))
         else:
             wanted = -(-blocks // self._blocks_step) * self._blocks_step
-            self._landing.add(self._step(self._rows(size), wanted, self._candidates, self._penalises))
+            rows = self._state.rows(start, end) if start else self._rows(end)
+            self._landing.add(self._step(rows, wanted, self._candidates, self._penalises))
 
     def prefill(self, chunks: Rows[Chunk], first_slot: int) -> None:
         """Compute pieces of prompts; those that complete them, which come first, get the slots from

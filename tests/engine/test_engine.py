@@ -332,9 +332,57 @@ def test_a_prompt_without_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) ->
     outputs = engine.step()
     errors = {output.sequence.id: output.error for output in outputs if output.error}
     assert errors.keys() == {"huge", "vast"}
-    assert "no memory for a prompt of 20 positions" in str(errors["huge"])
+    assert "no memory for a sequence of 20 positions" in str(errors["huge"])
     while engine.has_work():
         engine.step()
     for name in "abc":
         assert np.array_equal(sequences[name].rows[:12], alone[name].rows)
     assert engine.stats()["kv_blocks_used"] == 0
+
+
+@pytest.mark.parametrize("overlap", ["on", "off"])
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_a_step_without_memory_is_done_in_parts_and_changes_no_code(
+    room: int, overlap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_lm(SMALL)
+    expected = Rig(model).run(sampled(SMALL, 24))
+    rig = Rig(model, overlap=overlap)
+    decode = rig.engine._runner.decode
+
+    def cramped(start: int, end: int, longest: int) -> None:
+        if end - start > room:
+            raise torch.OutOfMemoryError
+        decode(start, end, longest)
+
+    monkeypatch.setattr(rig.engine._runner, "decode", cramped)
+    stories = rig.run(sampled(SMALL, 24))
+    assert all(story.same(expected[name]) for name, story in stories.items())
+
+
+@pytest.mark.parametrize("overlap", ["on", "off"])
+def test_only_a_sequence_that_has_no_memory_alone_fails(
+    overlap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_lm(SMALL)
+    expected = Rig(model).run(sampled(SMALL, 24))
+    engine = Engine(model, EngineConfig(max_context=512, overlap=overlap))
+    decode, sequences = engine._runner.decode, {sequence.id: sequence for sequence in sampled(SMALL, 24)}
+    starving = list(sequences.values())[4]
+
+    def cramped(start: int, end: int, longest: int) -> None:
+        if starving in engine._scheduler.running[start:end] and starving.num_rows >= 3:
+            raise torch.OutOfMemoryError
+        decode(start, end, longest)
+
+    monkeypatch.setattr(engine._runner, "decode", cramped)
+    for sequence in sequences.values():
+        engine.add(sequence)
+    failed = {}
+    while engine.has_work():
+        failed |= {output.sequence.id: output.error for output in engine.step() if output.error}
+    assert failed.keys() == {starving.id}
+    assert engine.stats()["kv_blocks_used"] == 0
+    for name, sequence in sequences.items():
+        if sequence is not starving:
+            assert np.array_equal(sequence.rows[: sequence.num_rows], expected[name].rows)

@@ -39,7 +39,7 @@ def test_tables_are_wide_enough_and_never_wider_than_there_is(
 
     monkeypatch.setattr(runner, "_step", note)
     for longest in range(256):
-        runner.decode(1, longest)
+        runner.decode(0, 1, longest)
         assert asked[-1] * block_size > longest
         assert asked[-1] * block_size % 64 == 0
     assert max(asked) <= runner._state.block_tables.shape[1]

@@ -58,7 +58,7 @@ def prefill(made: ModelRunner) -> np.ndarray:
 
 
 def decode(made: ModelRunner) -> np.ndarray:
-    made.decode(2, 20)
+    made.decode(0, 2, 20)
     return made.land()()
 
 
