@@ -20,6 +20,7 @@ from stentor.bench.machine import load_average
 from stentor.config import Config, override
 from stentor.engine.engine import Engine
 from stentor.engine.sequence import Sequence
+from stentor.layers.quantization import Scheme, choose_scheme
 from stentor.models import registry
 from stentor.models.higgs_audio_v3.checkpoint import lm_shapes
 from stentor.models.higgs_audio_v3.config import V3Config
@@ -53,11 +54,19 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.nbytes / best_s
 
 
-def weight_bytes(config: V3Config, itemsize: int) -> int:
-    """What a step reads: all but the text's embedding; of the codes' table it reads all, as the head."""
+def weight_bytes(config: V3Config, itemsize: int, scheme: Scheme = "none", on_cpu: bool = False) -> int:
+    """What a step reads: all but the text's embedding; of the codes' table it reads all, as the head.
+
+    The layers' matrices are kept as `scheme` says, the head too on a CPU; scales are not counted.
+    """
     shapes, _ = lm_shapes(config)
-    numbers = sum(math.prod(shape) for name, shape in shapes.items() if "text_embedding" not in name)
-    return numbers * itemsize
+    kept = {"none": float(itemsize), "int8": 1.0, "fp8": 1.0, "int4": 0.5}[scheme]
+    total = 0.0
+    for name, shape in shapes.items():
+        if "text_embedding" not in name:
+            rounded = len(shape) == 2 and ("layers" in name or on_cpu)
+            total += math.prod(shape) * (kept if rounded else itemsize)
+    return int(total)
 
 
 class Batch:
@@ -132,7 +141,7 @@ def main() -> None:
     subject.add_arguments(parser)
     parser.add_argument("--batch", default="1,2,4,8,16")
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--quantization", default="none", help="none, int8, fp8 or int4")
+    parser.add_argument("--quantization", default="auto", help="auto, none, int8, fp8 or int4")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.batch.split(",")]
     with subject.opened(arguments) as (model, load_format):
@@ -152,7 +161,9 @@ def run(config: Config, sizes: list[int], arguments: argparse.Namespace) -> None
     engine, shape = stage._engine, stage._shape
     device = engine._runner._model.device
     rate = copy_rate(device)
-    weights = weight_bytes(V3Config.read(folder), shape.dtype.itemsize)
+    scheme = choose_scheme(config.engine.quantization, device, shape.dtype)
+    config_of_model, itemsize = V3Config.read(folder), shape.dtype.itemsize
+    weights = weight_bytes(config_of_model, itemsize, scheme, on_cpu=device.type == "cpu")
     rows = []
     for size in sizes:
         row = measure(engine, size, arguments.steps, device)
@@ -161,9 +172,9 @@ def run(config: Config, sizes: list[int], arguments: argparse.Namespace) -> None
         row |= {"floor_ms": floor_ms, "share": floor_ms / row["step_ms"], "audio_s_per_s": audio_s_per_s}
         rows.append({"batch": size, **row, "rtf": size / audio_s_per_s, "load": load_average()})
     settings = {"copy_gb_per_s": round(rate / 1e9, 1), "steps": arguments.steps, "dtype": str(shape.dtype)}
-    settings["quantization"] = arguments.quantization
+    settings["quantization"] = scheme
     rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    suffix = "" if arguments.quantization == "none" else f"-{arguments.quantization}"
+    suffix = "" if arguments.quantization == "auto" else f"-{arguments.quantization}"
     subject.publish("roofline" + suffix, folder.name, rounded, COLUMNS, settings, arguments.save)
 
 

@@ -64,9 +64,10 @@ class EngineConfig:
         "auto",
         "'auto', 'sdpa', or on a GPU 'triton', 'flashinfer', 'fa3' or 'sage': see `stentor doctor`.",
     )
-    quantization: Literal["none", "int8", "fp8", "int4"] = setting(
-        "none",
-        "Keep the layers' weights in fewer bits: 'int8' anywhere, 'fp8' or 'int4' on a GPU; codes change.",
+    quantization: Literal["auto", "none", "int8", "fp8", "int4"] = setting(
+        "auto",
+        "Keep weights in fewer bits: 'int8' anywhere, 'fp8' or 'int4' on a GPU; codes change. 'auto' is "
+        "'int8' for bfloat16 on a CPU, 'none' elsewhere.",
     )
     kv_cache_dtype: Literal["auto", "fp8"] = setting(
         "auto",

@@ -38,7 +38,11 @@ def engine(
     config = with_model(config, model)
     with Progress() as progress:
         result = engine.measure(config, parse_concurrency(concurrency), requests, progress.show)
-    settings = {"requests_per_caller": requests, "threads": config.pipeline.threads_per_worker}
+    settings = {
+        "requests_per_caller": requests,
+        "threads": config.pipeline.threads_per_worker,
+        "quantization": config.engine.quantization,
+    }
     document = report.document("engine", result.info.name, result.levels, settings)
     if result.plain is not None:
         report.add_comparison(document, result.plain)

@@ -44,6 +44,17 @@ class Quantized:
         return self.values.numel() * self.values.itemsize + self.scale.numel() * self.scale.itemsize
 
 
+def choose_scheme(
+    name: Literal["auto", "none", "int8", "fp8", "int4"], device: torch.device, dtype: torch.dtype
+) -> Scheme:
+    """What the setting means: 'auto' is int8 where a step waits for its weights and loses nothing that is
+    heard by it, which is known of bfloat16 on a CPU (docs/decisions/0014).
+    """
+    if name != "auto":
+        return name
+    return "int8" if device.type == "cpu" and dtype == torch.bfloat16 else "none"
+
+
 def quantize(weight: Tensor, scheme: Scheme) -> Quantized:
     """Round a weight, symmetrically, to the nearest that `scheme` can say.
 

@@ -1,5 +1,7 @@
 """Quantised weights are near, small, and their products those of the restored weight."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from stentor.layers.quantization import (
     ByRows,
     Float8Product,
     Restored,
+    choose_scheme,
     make_product,
     quantize,
     restore,
@@ -88,3 +91,17 @@ def test_what_cannot_be_had_is_refused_with_what_can() -> None:
             make_product(torch.randn(8, 128), scheme)
     with pytest.raises(ConfigError, match="multiple of 128 columns, this model has 96: use int8"):
         quantize(torch.randn(8, 96), "int4")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "scheme"),
+    [
+        ("auto", "cpu", torch.bfloat16, "int8"),
+        ("auto", "cpu", torch.float32, "none"),
+        ("auto", "cuda", torch.bfloat16, "none"),
+        ("none", "cpu", torch.bfloat16, "none"),
+        ("fp8", "cuda", torch.bfloat16, "fp8"),
+    ],
+)
+def test_auto_is_int8_for_bfloat16_on_a_cpu(name: Any, device: str, dtype: torch.dtype, scheme: str) -> None:
+    assert choose_scheme(name, torch.device(device), dtype) == scheme

@@ -31,6 +31,9 @@ class Kernels(Protocol):
     def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """`x + delta`, and the RMSNorm of that."""
 
+    def head(self, weight: Tensor) -> Product:
+        """The product that scores codes: it decides, so it is kept in 8 bits at the least, on a GPU whole."""
+
     def gated(self, weight: Tensor) -> Product:
         """The product with `weight` [2 * size, in_features] and SwiGLU of it, [num_rows, size]: silu of the
         first half of each row times the second (arXiv:2002.05202).

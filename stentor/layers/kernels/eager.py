@@ -29,6 +29,10 @@ class EagerKernels:
         x = x + delta
         return x, normalised(x, eps) * weight
 
+    def head(self, weight: Tensor) -> Product:
+        """See `Kernels.head`: of a small model, as a CPU runs them, it is half of what a step reads."""
+        return make_product(weight, "int8" if self._quantization == "int8" else "none")
+
     def gated(self, weight: Tensor) -> Product:
         """See `Kernels.gated`."""
         product = self.linear(weight)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from stentor.layers.context import Place
-from stentor.layers.linear import Product
+from stentor.layers.linear import Linear, Product
 from stentor.layers.quantization import ByRows, Scheme, make_product
 from stentor.layers.rotary import Turn
 from stentor.layers.triton import heads, norm, pointwise
@@ -21,6 +21,10 @@ class FusedKernels:
     def linear(self, weight: Tensor) -> Product:
         """See `Kernels.linear`."""
         return self._product(weight)
+
+    def head(self, weight: Tensor) -> Product:
+        """See `Kernels.head`: of a large model it is half a percent of the weights."""
+        return Linear(weight)
 
     def gated(self, weight: Tensor) -> Product:
         """See `Kernels.gated`; one launch where the product is our own kernel's."""

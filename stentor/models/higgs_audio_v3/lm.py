@@ -10,7 +10,6 @@ from stentor.engine.model import LMShape
 from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch
 from stentor.layers.kernels import EagerKernels, Kernels
-from stentor.layers.linear import Linear
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.transformer import Attend, BlockWeights, DecoderBlock, fuse
 from stentor.models.higgs_audio_v3.config import V3Config
@@ -54,8 +53,7 @@ class HiggsLM:
         self._text_embedding = load("tied.embedding.text_embedding.weight")
         self._code_embedding = load("tied.embedding.modality_embeddings.0.embedding.weight")
         head = self._code_embedding if config.tied_heads else load("tied.head.modality_heads.0.weight")
-        # The head is half a percent of the weights, and decides: it is never quantised.
-        self._head = Linear(head)
+        self._head = self._kernels.head(head)
         self._norm = load(_norm_name(0, config))
         self._blocks = [_block(config, load, layer, self._kernels) for layer in range(config.num_layers)]
         self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta, dtype, device)

@@ -122,13 +122,15 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
     keep_in(config.model.cache_folder)
     from stentor.engine.engine import Engine
     from stentor.layers.kernels import choose_kernels
+    from stentor.layers.quantization import choose_scheme
     from stentor.models.higgs_audio_v3.lm import HiggsLM
     from stentor.stages.generate import GenerateStage
 
     device, dtype = _arithmetic(config)
     weights = _weights(checkpoint, config, dtype)
     engine = config.engine
-    kernels = choose_kernels(engine.kernels, device, engine.quantization, engine.own_product_rows)
+    scheme = choose_scheme(engine.quantization, device, dtype)
+    kernels = choose_kernels(engine.kernels, device, scheme, engine.own_product_rows)
     model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device, kernels)
     reserved_bytes = _vocoder_bytes(checkpoint, config) if device.type == "cuda" else 0
     return GenerateStage(Engine(model, config.engine, reserved_bytes), model.shape)

@@ -29,6 +29,8 @@ def test_weights_are_kept_as_asked_for() -> None:
     weight = randn(24, 64).float()
     assert isinstance(KERNELS.linear(weight), Linear)
     assert isinstance(EagerKernels("int8").linear(weight), Int8OnCpu)
+    assert isinstance(EagerKernels("int8").head(weight), Int8OnCpu)
+    assert isinstance(KERNELS.head(weight), Linear)
 
 
 def test_the_first_half_gates_the_second() -> None:
