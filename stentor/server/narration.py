@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stentor.errors import InternalError, StentorError, TooLargeError
+from stentor.pipeline.passage import Passage, speak
 from stentor.request import Audio
 from stentor.server.bodies import SpeechBody
 from stentor.server.delivery import Form
@@ -78,7 +79,7 @@ class Narration:
         self._max_pending_chars = max_pending_chars
         self._waiting: deque[str] = deque()
         self._present: Utterance | None = None
-        self._next: tuple[Order, AudioStream] | None = None
+        self._next: tuple[Order, AudioStream | Passage] | None = None
         self._heard = False  # Has the present sentence made audio?
         self._ended = False
         self._changed = asyncio.Event()
@@ -165,7 +166,7 @@ class Narration:
         # Where that fails (the house may be full), it is tried again when its turn has come.
         with suppress(StentorError):
             order = self._manner.order(self._waiting[0])
-            self._next = order, self._service.pipeline.submit(order.request)
+            self._next = order, speak(self._service.pipeline.submit, order.request, self._service.info)
 
     def _drop(self) -> None:
         self._heard = False

@@ -74,7 +74,7 @@ class Utterance:
         service: Service,
         order: Order,
         make_form: Callable[[int], Form],
-        stream: "AudioStream | None" = None,
+        stream: "AudioStream | Passage | None" = None,
     ) -> None:
         """`stream` is given if the order was submitted before its turn had come.
 

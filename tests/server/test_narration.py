@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from stentor.audio.formats import to_pcm16
 from stentor.errors import RequestError, TooLargeError
@@ -150,3 +152,22 @@ def test_what_may_wait_is_bounded(service: Service) -> None:
 def test_a_manner_that_cannot_be_served_is_refused_before_there_is_a_text(service: Service) -> None:
     with pytest.raises(RequestError, match="there is no voice"):
         Manner(service.reader, BODY.model_copy(update={"voice": "nobody"}), "talk")
+
+
+def test_a_piece_of_several_sentences_is_said_in_parts_also_ahead(
+    service: Service, pipeline: FakePipeline
+) -> None:
+    service = replace(service, info=structs.replace(INFO, max_prompt_chars=1))
+    manner = Manner(service.reader, BODY, "talk")
+
+    async def run() -> list[Piece]:
+        narrated = Narration(service, manner, make_form, SentenceSplitter("none"), 1000)
+        for _ in range(2):
+            narrated.write(TEXT)
+            narrated.flush()
+        narrated.end()
+        return await told(narrated)
+
+    assert all(piece.error is None for piece in asyncio.run(run()))
+    said = ["The old dog saw the boat.", "Then it went home.", "It slept."]
+    assert sorted(request.text for request in pipeline.requests) == sorted(said * 2)

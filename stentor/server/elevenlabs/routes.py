@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -26,63 +26,71 @@ from stentor.voices import Voice, VoiceStore
 
 _TIMED = {"alignment": None, "normalized_alignment": None}
 
-FormatName = Annotated[
-    str, Query(description="For example mp3_44100_128, pcm_24000, opus_48000_64, ulaw_8000.")
-]
+
+class _Asked:
+    """What each of the four routes of speech is asked."""
+
+    def __init__(
+        self,
+        request: Request,
+        voice_id: str,
+        fields: SpeechFields,
+        output_format: Annotated[
+            str, Query(description="For example mp3_44100_128, pcm_24000, opus_48000_64, ulaw_8000.")
+        ] = DEFAULT_FORMAT,
+    ) -> None:
+        self.voice = voice_id
+        self.fields = fields
+        self.format_name = output_format
+        self.request_id: str = request.state.request_id
+
+
+Asked = Annotated[_Asked, Depends()]
 
 
 def router(service: Service, voices: VoiceStore) -> APIRouter:
     """The routes of text to speech and of voices."""
     routes = APIRouter()
 
-    def answer(voice: str, fields: SpeechFields, format_name: str, request: Request, **how: bool) -> Response:
-        format = output_format(format_name)
-        streamed = how.get("streamed", False)
-        body = speech_body(voice, fields, format, streamed=streamed)
+    def answer(asked: _Asked, *, streamed: bool = False, timed: bool = False) -> Response:
+        format = output_format(asked.format_name)
+        body = speech_body(asked.voice, asked.fields, format, streamed=streamed)
         with _voice_in_address():
-            order = read(service.reader, body, format, fields, request.state.request_id)
+            order = read(service.reader, body, format, asked.fields, asked.request_id)
 
         def form(_: int) -> Form:
             plain = format.form(order.delivery)
-            return _Timed(plain, lines=streamed) if how.get("timed") else plain
+            return _Timed(plain, lines=streamed) if timed else plain
 
         return SpeechAnswer(service, order, form)
 
     @routes.post("/v1/text-to-speech/{voice_id}", response_class=Response, summary="ElevenLabs: say a text.")
-    async def whole(
-        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
-    ) -> Response:
-        return answer(voice_id, fields, output_format, request)
+    async def whole(asked: Asked) -> Response:
+        return answer(asked)
 
     @routes.post(
         "/v1/text-to-speech/{voice_id}/stream",
         response_class=Response,
         summary="ElevenLabs: the same, sent as it is made.",
     )
-    async def streamed(
-        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
-    ) -> Response:
-        return answer(voice_id, fields, output_format, request, streamed=True)
+    async def streamed(asked: Asked) -> Response:
+        return answer(asked, streamed=True)
 
     @routes.post(
         "/v1/text-to-speech/{voice_id}/with-timestamps",
         response_class=Response,
         summary="ElevenLabs: as JSON, without an alignment.",
     )
-    async def timed(
-        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
-    ) -> Response:
-        return answer(voice_id, fields, output_format, request, timed=True)
+    async def timed(asked: Asked) -> Response:
+        return answer(asked, timed=True)
 
     @routes.post(
         "/v1/text-to-speech/{voice_id}/stream/with-timestamps",
         response_class=Response,
         summary="ElevenLabs: as lines of JSON, without an alignment.",
     )
-    async def timed_stream(
-        voice_id: str, fields: SpeechFields, request: Request, output_format: FormatName = DEFAULT_FORMAT
-    ) -> Response:
-        return answer(voice_id, fields, output_format, request, timed=True, streamed=True)
+    async def timed_stream(asked: Asked) -> Response:
+        return answer(asked, timed=True, streamed=True)
 
     _add_lists(routes, voices)
     return routes
