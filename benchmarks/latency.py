@@ -1,6 +1,6 @@
 """When a listener hears something: TTFA, pauses between chunks, and whether a player would have run dry.
 
-    python benchmarks/latency.py [MODEL] [--real-shape] [--concurrency 1,2,4,8] [--requests 6] [--url URL]
+    python benchmarks/latency.py [MODEL] [--real-shape] [--concurrency 1,2,4,8] [--requests 4] [--url URL]
 
 Streamed PCM over HTTP in a closed loop, played by a simulated listener who starts at the first chunk.
 """
@@ -39,8 +39,9 @@ def main() -> None:
     )
     subject.add_arguments(parser)
     parser.add_argument("--concurrency", default="1,2,4,8")
-    parser.add_argument("--requests", type=int, default=6, help="requests of each caller")
+    parser.add_argument("--requests", type=int, default=4, help="requests of each caller")
     parser.add_argument("--seconds", type=int, choices=(4, 10), default=10, help="length of an utterance")
+    parser.add_argument("--beside-engine", default="auto", help="see the setting of that name")
     parser.add_argument("--url", help="a running server; by default one is started")
     arguments = parser.parse_args()
     levels = [int(level) for level in arguments.concurrency.split(",")]
@@ -48,11 +49,14 @@ def main() -> None:
         name, url = registry.resolve(model).name, arguments.url
         if url is None:
             options = [*([model] if model else []), "--load-format", load_format, "--log-level", "warning"]
+            options += ["--beside-engine", arguments.beside_engine]
             options += ["--max-running-requests", str(max(levels)), "--max-requests", str(2 * max(levels))]
             url = stack.enter_context(LocalServer(options, timeout_s=600.0)).url
         rows = measure(url, levels, arguments.requests, arguments.seconds)
-    settings = {"requests_per_caller": arguments.requests, "utterance_s": arguments.seconds}
-    subject.publish("latency", name, rows, COLUMNS, settings, arguments.save)
+    settings: dict[str, Any] = {"requests_per_caller": arguments.requests, "utterance_s": arguments.seconds}
+    settings["beside_engine"] = arguments.beside_engine
+    suffix = "" if arguments.beside_engine == "auto" else f"-beside-{arguments.beside_engine}"
+    subject.publish("latency" + suffix, name, rows, COLUMNS, settings, arguments.save)
 
 
 def measure(url: str, levels: list[int], requests: int, seconds: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import argparse
 import math
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from benchmarks import subject
 from stentor.bench.machine import load_average
 from stentor.config import Config, override
 from stentor.engine.engine import Engine
+from stentor.engine.model import LMShape
 from stentor.engine.sequence import Sequence
 from stentor.layers.quantization import Scheme, choose_scheme
 from stentor.models import registry
@@ -46,10 +48,10 @@ def copy_rate(device: torch.device) -> float:
     target = torch.empty_like(source)
     best_s = math.inf
     for _ in range(8):
-        _wait(device)
+        wait(device)
         began_s = time.perf_counter()
         target.copy_(source)
-        _wait(device)
+        wait(device)
         best_s = min(best_s, time.perf_counter() - began_s)
     return 2 * source.nbytes / best_s
 
@@ -119,7 +121,7 @@ def measure(engine: Engine, size: int, steps: int, device: torch.device) -> dict
             host_s.append(time.thread_time() - busy_s)
             positions.append(sum(sequence.num_positions for sequence in batch.alive.values()))
     batch.empty()
-    _wait(device)
+    wait(device)
     return {
         "step_ms": statistics.median(times_s) * 1e3,
         # On a CPU the host is the device.
@@ -128,7 +130,8 @@ def measure(engine: Engine, size: int, steps: int, device: torch.device) -> dict
     }
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -142,40 +145,58 @@ def main() -> None:
     parser.add_argument("--batch", default="1,2,4,8,16")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--quantization", default="auto", help="auto, none, int8, fp8 or int4")
+    parser.add_argument("--own-product-rows", type=int, default=0, help="see the setting of that name")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.batch.split(",")]
     with subject.opened(arguments) as (model, load_format):
         settings = {
             "model": {"model": model, "load_format": load_format},
-            "engine": {"max_running_requests": max(sizes), "quantization": arguments.quantization},
+            "engine": {
+                "max_running_requests": max(sizes),
+                "quantization": arguments.quantization,
+                "own_product_rows": arguments.own_product_rows,
+            },
         }
         run(override(Config(), settings), sizes, arguments)
 
 
 def run(config: Config, sizes: list[int], arguments: argparse.Namespace) -> None:
     """Load the model, measure every batch size."""
+    folder, engine, shape, device = load(config)
+    rate = copy_rate(device)
+    scheme = choose_scheme(config.engine.quantization, device, shape.dtype)
+    on_cpu, itemsize = device.type == "cpu", shape.dtype.itemsize
+    weights = weight_bytes(V3Config.read(folder), itemsize, scheme, on_cpu=on_cpu)
+    rows = []
+    for size in sizes:
+        measured = measure(engine, size, arguments.steps, device)
+        rows.append(against_floor(size, measured, weights, shape.position_bytes, rate))
+    settings = {"copy_gb_per_s": round(rate / 1e9, 1), "steps": arguments.steps, "dtype": str(shape.dtype)}
+    settings |= {"quantization": scheme, "own_product_rows": config.engine.own_product_rows}
+    rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    suffix = "" if arguments.quantization == "auto" else f"-{arguments.quantization}"
+    suffix += "-own" if arguments.own_product_rows else ""
+    subject.publish("roofline" + suffix, folder.name, rounded, COLUMNS, settings, arguments.save)
+
+
+def load(config: Config) -> tuple[Path, Engine, LMShape, torch.device]:
+    """The checkpoint's folder, and the engine of its generate stage."""
     torch.set_num_threads(config.pipeline.threads_per_worker)
     folder = registry.resolve(config.model.model)
     (spec,) = (s for s in registry.model_for(folder).stages(folder, config) if s.name == "generate")
     stage: Any = spec.build(**spec.options)
-    engine, shape = stage._engine, stage._shape
-    device = engine._runner._model.device
-    rate = copy_rate(device)
-    scheme = choose_scheme(config.engine.quantization, device, shape.dtype)
-    config_of_model, itemsize = V3Config.read(folder), shape.dtype.itemsize
-    weights = weight_bytes(config_of_model, itemsize, scheme, on_cpu=device.type == "cpu")
-    rows = []
-    for size in sizes:
-        row = measure(engine, size, arguments.steps, device)
-        floor_ms = (weights + row["positions"] * shape.position_bytes) / rate * 1e3
-        audio_s_per_s = size / subject.FRAMES_PER_S / row["step_ms"] * 1e3
-        row |= {"floor_ms": floor_ms, "share": floor_ms / row["step_ms"], "audio_s_per_s": audio_s_per_s}
-        rows.append({"batch": size, **row, "rtf": size / audio_s_per_s, "load": load_average()})
-    settings = {"copy_gb_per_s": round(rate / 1e9, 1), "steps": arguments.steps, "dtype": str(shape.dtype)}
-    settings["quantization"] = scheme
-    rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
-    suffix = "" if arguments.quantization == "auto" else f"-{arguments.quantization}"
-    subject.publish("roofline" + suffix, folder.name, rounded, COLUMNS, settings, arguments.save)
+    engine = stage._engine
+    return folder, engine, stage._shape, engine._runner._model.device
+
+
+def against_floor(
+    size: int, measured: dict[str, Any], weights: int, position_bytes: int, rate: float
+) -> dict[str, Any]:
+    """One row: what was measured, and the time in which its weights, keys and values could be read."""
+    floor_ms = (weights + measured["positions"] * position_bytes) / rate * 1e3
+    audio_s_per_s = size / subject.FRAMES_PER_S / measured["step_ms"] * 1e3
+    row = {"batch": size, **measured, "floor_ms": floor_ms, "share": floor_ms / measured["step_ms"]}
+    return row | {"audio_s_per_s": audio_s_per_s, "rtf": size / audio_s_per_s, "load": load_average()}
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ _AIMS = (
     ("engine at batch 64, audio s/s", "800 with the vocoder", "roofline", "audio_s_per_s", 64),
     ("engine at batch 256, audio s/s", "1,500 with the vocoder", "roofline", "audio_s_per_s", 256),
     ("host time of a step at batch 256, ms", "half of the step", "roofline", "host_ms", 256),
+    ("fp8 at batch 1, RTF", "0.035", "roofline-fp8", "rtf", 1),
+    ("GPU busy in a step at batch 64", "0.9", "profile", "share", 64),
     ("TTFA p50 over HTTP at concurrency 1, ms", "60", "latency", "ttfa_p50_ms", 1),
     ("TTFA p95 over HTTP at concurrency 64, ms", "150", "latency", "ttfa_p95_ms", 64),
     ("underruns at concurrency 64", "0", "latency", "underruns", 64),

@@ -1,0 +1,138 @@
+"""The scripts under benchmarks/ reckon as they say, and a tiny run of each comes to its end."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import kernel_profile, latency, roofline, subject, throughput
+from stentor.engine.sequence import Output
+from stentor.models import registry
+from stentor.models.higgs_audio_v3.config import V3Config
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_step_reads_every_matrix_once_but_the_texts_embedding(tmp_path: Path) -> None:
+    config = V3Config.read(subject.write_real_shape(tmp_path / "4b"))
+    layers = 36 * (2560 * (32 + 2 * 8) * 128 + 32 * 128 * 2560 + 3 * 2560 * 9728)
+    head = 8 * 1026 * 2560
+    norms = 36 * (2 * 2560 + 2 * 128) + 2560
+    assert roofline.weight_bytes(config, 2) == 2 * (layers + head + norms)
+    assert roofline.weight_bytes(config, 2, "fp8") == layers + 2 * (head + norms)
+    assert roofline.weight_bytes(config, 2, "int4") == layers // 2 + 2 * (head + norms)
+    assert roofline.weight_bytes(config, 2, "int8", on_cpu=True) == layers + head + 2 * norms
+    # What the issue of this server says of the card: 8.0 GB, though of 4.0 billion numbers.
+    assert 7.2e9 < roofline.weight_bytes(config, 2) < 8.1e9
+
+
+def test_the_floor_is_the_time_to_read_weights_keys_and_values() -> None:
+    row = roofline.against_floor(4, {"step_ms": 10.0, "positions": 100}, 3 * 10**9, 10**7, 1e12)
+    assert row["floor_ms"] == pytest.approx(4.0)
+    assert row["share"] == pytest.approx(0.4)
+    # Four frames of 40 ms in ten milliseconds.
+    assert row["audio_s_per_s"] == pytest.approx(16.0)
+    assert row["rtf"] == pytest.approx(0.25)
+
+
+def test_a_batch_is_kept_full() -> None:
+    class Engine:
+        """Ends the oldest sequence in each step."""
+
+        def __init__(self) -> None:
+            self.inside: list[Any] = []
+
+        def add(self, sequence: Any) -> None:
+            self.inside.append(sequence)
+
+        def abort(self, name: str) -> None:
+            self.inside = [sequence for sequence in self.inside if sequence.id != name]
+
+        def step(self) -> list[Output]:
+            oldest = self.inside.pop(0)
+            return [Output(oldest, oldest.rows[:0], "stop")]  # type: ignore[arg-type]
+
+    engine: Any = Engine()
+    batch = roofline.Batch(engine, 3, max_rows=4)
+    for _ in range(5):
+        assert batch.fill()
+        assert len(engine.inside) == 3
+        batch.step()
+    batch.empty()
+    assert not engine.inside
+
+
+def test_a_profile_tells_shares_of_the_step_and_how_long_the_device_was_busy() -> None:
+    kernels = [("norm", 40, 100.0), ("product", 20, 700.0)]
+    everything, first, second = kernel_profile.rows(8, kernels, steps=10, step_us=100.0)
+    assert (everything["launches"], everything["us"], everything["share"]) == (6.0, 80.0, 0.8)
+    assert (first["kernel"], first["share"]) == ("product", 0.7)
+    assert (second["kernel"], second["launches"]) == ("norm", 4.0)
+
+
+def test_utterances_are_as_many_and_as_long_as_asked_for() -> None:
+    short, long = subject.utterances(5, 4), subject.utterances(5, 10)
+    assert len(short) == len(long) == 5
+    assert all(len(b) > 2 * len(a) for a, b in zip(short, long, strict=True))
+    assert (subject.rows_of(4), subject.rows_of(10)) == (107, 257)
+
+
+def run_main(module: Any, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The result that the script saved."""
+    monkeypatch.setattr(sys, "argv", ["script", *words, "--save", str(tmp_path / "result.json")])
+    module.main()
+    return json.loads((tmp_path / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "rows"),
+    [
+        (roofline, ["--batch", "1,2", "--steps", "3"], 2),
+        (throughput, ["--only", "engine", "--concurrency", "2", "--requests", "1"], 2),
+        (latency, ["--concurrency", "1", "--requests", "1", "--seconds", "4"], 1),
+    ],
+)
+def test_a_tiny_run_ends_with_a_result_that_says_where_it_was_made(
+    module: Any, words: list[str], rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_main(module, words, tmp_path, monkeypatch)
+    assert len(result["rows"]) == rows
+    assert all(row["audio_s_per_s"] > 0 and row["load"] is not None for row in result["rows"])
+    assert result["machine"]["cores"] >= 1
+    assert "torch" in result["versions"]
+    assert result["commit"]
+    assert result["model"] == registry.resolve("").name
+
+
+def test_a_tiny_profile_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_main(kernel_profile, ["--batch", "1", "--steps", "2"], tmp_path, monkeypatch)
+    assert result["rows"][0]["kernel"] == "all (busy)"
+    assert 0 < result["rows"][0]["share"] <= 1.01
+
+
+@pytest.mark.timeout(600)
+def test_everything_for_a_gpu_passes_its_dry_run(tmp_path: Path) -> None:
+    """Every piece names files, tests and options that are there; nothing is measured."""
+    pytest.importorskip("triton", reason="Triton is not installed: pip install 'stentor[kernels]'")
+    command = ["bash", str(ROOT / "benchmarks" / "gpu_all.sh"), str(tmp_path / "marks")]
+    out = tmp_path / "out"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "DRY_RUN": "1", "OUT": str(out)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    status = (out / "status.tsv").read_text().splitlines()
+    assert len(status) >= 12
+    assert {line.split("\t")[1] for line in status} == {"passed"}
+    assert not list((tmp_path / "marks").glob("*.done")), "a dry run marks nothing as done"
+
+
+def test_the_options_that_all_scripts_share() -> None:
+    parser = argparse.ArgumentParser()
+    subject.add_arguments(parser)
+    chosen = parser.parse_args(["--real-shape"])
+    with subject.opened(chosen) as (folder, load_format):
+        assert load_format == "dummy"
+        assert V3Config.read(Path(folder)).num_layers == 36
