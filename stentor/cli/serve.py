@@ -101,25 +101,15 @@ def _answer(
     wyoming: socket.socket | None,
 ) -> int:
     """Serve until told to end; the exit status."""
-    import uvicorn
-
     from stentor.server.app import create_app, max_body_bytes
-    from stentor.server.lifetime import Server
+    from stentor.server.lifetime import Server, uvicorn_settings
     from stentor.voices import VoiceStore
 
     host, port = listener.getsockname()[:2]
     # Its start and stop are told in our own words, and each request by the server.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = create_app(pipeline, info, VoiceStore.of(info, config.reference), config, wyoming)
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws_max_size=max_body_bytes(config),
-        # Audio hardly shrinks, and the event loop would do the work.
-        ws_per_message_deflate=False,
-    )
+    settings = uvicorn_settings(app, max_body_bytes(config))
     hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
     if wyoming is not None:
         logging.getLogger(__name__).info("Wyoming is spoken on port %d", wyoming.getsockname()[1])

@@ -8,6 +8,7 @@ import time
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from stentor.config import ServerConfig
 from stentor.server.admission import Admission
@@ -16,6 +17,21 @@ from stentor.server.admission import Admission
 _LEAST_GRACE_S = 1
 
 log = logging.getLogger(__name__)
+
+
+def uvicorn_settings(app: ASGIApp, max_message_bytes: int) -> uvicorn.Config:
+    """How the app is served; what is said of starts, stops and requests is said by the server itself."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws_max_size=max_message_bytes,
+        # A ping behind audio is answered when that has been played; what is left unread tells who has gone.
+        ws_ping_timeout=None,
+        # Audio hardly shrinks, and the event loop would do the work.
+        ws_per_message_deflate=False,
+    )
 
 
 class Server(uvicorn.Server):
