@@ -13,7 +13,18 @@ from starlette.middleware.cors import CORSMiddleware
 from stentor.config import Config
 from stentor.errors import ConfigError
 from stentor.request import ModelInfo
-from stentor.server import admin, consents, errors, health, page, realtime, speech, speech_socket, voices
+from stentor.server import (
+    admin,
+    consents,
+    document,
+    errors,
+    health,
+    page,
+    realtime,
+    speech,
+    speech_socket,
+    voices,
+)
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
@@ -95,6 +106,7 @@ def create_app(
     keyring = Keyring(config.access)
     _add_layers(app, metrics, keyring, config)
     errors.install(app, (*FIELDS, *BatchBody.model_fields))
+    document.install(app)
     outcomes = Outcomes(config.server.outcome_age_s)
     service = Service(
         admission,

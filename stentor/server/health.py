@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from stentor.request import ModelInfo
 from stentor.server.admission import Admission
+from stentor.server.document import answers
 from stentor.server.metrics import CONTENT_TYPE, Metrics
 from stentor.server.protocol import Reader
 from stentor.voices import VoiceStore
@@ -27,18 +28,27 @@ def router(
     model = _describe(info, reader.served_name)
 
     # The bare word is what other servers say, and some clients look for.
-    @routes.get("/health", response_class=Response, summary="200 while the server lives, 503 beyond repair.")
+    @routes.get(
+        "/health",
+        response_class=PlainTextResponse,
+        responses=answers(["text/plain"], 503, "It is beyond repair."),
+        summary="200 while the server lives, 503 beyond repair.",
+    )
     async def health() -> Response:
         return PlainTextResponse("OK") if admission.alive() else PlainTextResponse("BROKEN", 503)
 
-    @routes.get("/ready", summary="200 if a request would be served now; 503 if not, or while draining.")
+    @routes.get(
+        "/ready",
+        responses=answers(["application/json"], 503, "Not now."),
+        summary="200 if a request would be served now; 503 if not, or while draining.",
+    )
     async def ready() -> Response:
         if admission.ready():
             return JSONResponse({"status": "ready"})
         status = "draining" if admission.draining else "not ready"
         return JSONResponse({"status": status}, 503, {"Retry-After": "1"})
 
-    @routes.get("/metrics", response_class=Response, summary="Figures in Prometheus's text format.")
+    @routes.get("/metrics", response_class=PlainTextResponse, summary="Figures in Prometheus's text format.")
     async def figures() -> Response:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 

@@ -10,6 +10,7 @@ from stentor.server.answer import SpeechAnswer
 from stentor.server.batch import BatchAnswer, BatchBody
 from stentor.server.bodies import SpeechBody
 from stentor.server.caller import current
+from stentor.server.document import SPEECH, answers
 from stentor.server.errors import REQUEST_NOT_FOUND
 from stentor.server.utterance import Service
 
@@ -22,14 +23,16 @@ def router(service: Service, most_items: int) -> APIRouter:
     """The routes of speech; a batch may have `most_items`."""
     routes = APIRouter()
 
-    @routes.post("/v1/audio/speech", response_class=Response, summary="Say a text.")
+    @routes.post(
+        "/v1/audio/speech", response_class=Response, responses=answers(SPEECH), summary="Say a text."
+    )
     async def speak(body: SpeechBody, request: Request) -> Response:
         untold = body.stream is None and body.stream_format is None
         if untold and request.headers.get(_READS_AS_IT_COMES) == "stream":
             body = body.model_copy(update={"stream_format": "audio"})
         return SpeechAnswer(service, service.reader.read(body, request.state.request_id))
 
-    @routes.post("/v1/audio/speech/batch", response_class=Response, summary="Say many texts.")
+    @routes.post("/v1/audio/speech/batch", summary="Say many texts.")
     async def speak_all(body: BatchBody, request: Request) -> Response:
         return BatchAnswer(service, body, request.state.request_id, most_items)
 

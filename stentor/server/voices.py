@@ -10,6 +10,7 @@ from starlette.responses import Response
 from stentor.server.answer import SpeechAnswer
 from stentor.server.bodies import SpeechBody
 from stentor.server.consents import Consents
+from stentor.server.document import answers
 from stentor.server.enrolling import VoiceBody, VoiceChange, enroll, form_schema, read_body
 from stentor.server.utterance import Service
 from stentor.voices import Voice, VoiceStore
@@ -68,6 +69,7 @@ def router(service: Service, voices: VoiceStore, consents: Consents) -> APIRoute
     @routes.get(
         "/v1/audio/voices/{name}/preview",
         response_class=Response,
+        responses=answers(["audio/wav"]),
         summary="A sentence in a voice, as WAV; the same each time.",
     )
     async def preview(name: Name, request: Request) -> Response:

@@ -18,7 +18,7 @@ from tests.server.fakes import INFO, USAGE, Act, FakePipeline, config, sound
 
 def speak(request: SpeechRequest) -> Iterator[Act]:
     """A moment of sound, with codes for who enrolls a voice."""
-    codes = np.zeros((2, INFO.num_codebooks), np.int32) if request.return_codes else None
+    codes = np.zeros((2, INFO.num_codebooks), np.int32) if request.return_codes or request.enroll else None
     yield sound(0.08, finish_reason=FinishReason.STOP, usage=USAGE, codes=codes)
 
 

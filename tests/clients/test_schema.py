@@ -1,4 +1,4 @@
-"""schemathesis against every route: whatever is sent, with the document or against it, no answer is a 500."""
+"""schemathesis against every route: whatever is sent, no answer is a 500 or other than the document says."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def fuzzed(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.clients
 @pytest.mark.timeout(SECONDS + 200)
-def test_no_route_answers_500_whatever_is_sent(fuzzed: str, tmp_path: Path) -> None:
+def test_every_answer_is_one_that_the_document_knows_and_none_a_500(fuzzed: str, tmp_path: Path) -> None:
     environment = environments()["schemathesis"]
     if not environment.is_current:
         pytest.skip("the environment schemathesis is not made: `make test-clients`")
@@ -36,7 +36,8 @@ def test_no_route_answers_500_whatever_is_sent(fuzzed: str, tmp_path: Path) -> N
     left_out = ["--exclude-path", "/v1/admin/drain", "--exclude-path", "/ready"]
     limits = ["--max-examples", "8", "--max-time", str(SECONDS), "--request-timeout", "30", "--seed", "1"]
     quiet = ["--no-color", "--generation-database", "none", "--suppress-health-check", "all"]
-    checks = ["--checks", "not_a_server_error", "--header", f"Authorization: Bearer {KEY}"]
+    kept = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    checks = ["--checks", kept, "--header", f"Authorization: Bearer {KEY}"]
     done = subprocess.run(
         [*command, *checks, *left_out, *limits, *quiet],
         cwd=tmp_path,

@@ -10,13 +10,16 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from stentor.audio.formats import content_type
 from stentor.errors import NotFoundError, StentorError
 from stentor.request import Array, Audio
 from stentor.server.answer import SpeechAnswer
 from stentor.server.delivery import Form
+from stentor.server.document import answers
 from stentor.server.elevenlabs.bodies import (
     DEFAULT_FORMAT,
     SpeechFields,
+    formats,
     output_format,
     read,
     speech_body,
@@ -24,6 +27,7 @@ from stentor.server.elevenlabs.bodies import (
 from stentor.server.utterance import Service
 from stentor.voices import Voice, VoiceStore
 
+_SOUND = answers(sorted({content_type(format.codec) for format in formats().values()}))
 _TIMED = {"alignment": None, "normalized_alignment": None}
 
 
@@ -64,13 +68,19 @@ def router(service: Service, voices: VoiceStore) -> APIRouter:
 
         return SpeechAnswer(service, order, form)
 
-    @routes.post("/v1/text-to-speech/{voice_id}", response_class=Response, summary="ElevenLabs: say a text.")
+    @routes.post(
+        "/v1/text-to-speech/{voice_id}",
+        response_class=Response,
+        responses=_SOUND,
+        summary="ElevenLabs: say a text.",
+    )
     async def whole(asked: Asked) -> Response:
         return answer(asked)
 
     @routes.post(
         "/v1/text-to-speech/{voice_id}/stream",
         response_class=Response,
+        responses=_SOUND,
         summary="ElevenLabs: the same, sent as it is made.",
     )
     async def streamed(asked: Asked) -> Response:
@@ -78,7 +88,6 @@ def router(service: Service, voices: VoiceStore) -> APIRouter:
 
     @routes.post(
         "/v1/text-to-speech/{voice_id}/with-timestamps",
-        response_class=Response,
         summary="ElevenLabs: as JSON, without an alignment.",
     )
     async def timed(asked: Asked) -> Response:
@@ -86,7 +95,6 @@ def router(service: Service, voices: VoiceStore) -> APIRouter:
 
     @routes.post(
         "/v1/text-to-speech/{voice_id}/stream/with-timestamps",
-        response_class=Response,
         summary="ElevenLabs: as lines of JSON, without an alignment.",
     )
     async def timed_stream(asked: Asked) -> Response:
