@@ -13,23 +13,13 @@ from starlette.middleware.cors import CORSMiddleware
 from stentor.config import Config
 from stentor.errors import ConfigError
 from stentor.request import ModelInfo
-from stentor.server import (
-    admin,
-    consents,
-    document,
-    errors,
-    health,
-    page,
-    realtime,
-    speech,
-    speech_socket,
-    voices,
-)
+from stentor.server import admin, consents, errors, health, page, realtime, speech, speech_socket, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
 from stentor.server.bodies import FIELDS
 from stentor.server.conversation import Limits
+from stentor.server.document import install_document
 from stentor.server.elevenlabs import routes as elevenlabs_routes
 from stentor.server.elevenlabs import socket as elevenlabs_socket
 from stentor.server.elevenlabs.errors import Translation
@@ -106,7 +96,7 @@ def create_app(
     keyring = Keyring(config.access)
     _add_layers(app, metrics, keyring, config)
     errors.install(app, (*FIELDS, *BatchBody.model_fields))
-    document.install(app)
+    install_document(app)
     outcomes = Outcomes(config.server.outcome_age_s)
     service = Service(
         admission,

@@ -14,6 +14,9 @@ from stentor.server.metrics import CONTENT_TYPE, Metrics
 from stentor.server.protocol import Reader
 from stentor.voices import VoiceStore
 
+_DEAD = answers(["text/plain"], 503, "It is beyond repair.")
+_NOT_NOW = answers(["application/json"], 503, "Not now.")
+
 
 def router(
     admission: Admission,
@@ -28,20 +31,11 @@ def router(
     model = _describe(info, reader.served_name)
 
     # The bare word is what other servers say, and some clients look for.
-    @routes.get(
-        "/health",
-        response_class=PlainTextResponse,
-        responses=answers(["text/plain"], 503, "It is beyond repair."),
-        summary="200 while the server lives, 503 beyond repair.",
-    )
+    @routes.get("/health", response_class=PlainTextResponse, responses=_DEAD, summary="Does the server live.")
     async def health() -> Response:
         return PlainTextResponse("OK") if admission.alive() else PlainTextResponse("BROKEN", 503)
 
-    @routes.get(
-        "/ready",
-        responses=answers(["application/json"], 503, "Not now."),
-        summary="200 if a request would be served now; 503 if not, or while draining.",
-    )
+    @routes.get("/ready", responses=_NOT_NOW, summary="Would a request be served now; not while draining.")
     async def ready() -> Response:
         if admission.ready():
             return JSONResponse({"status": "ready"})

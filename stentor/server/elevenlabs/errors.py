@@ -4,6 +4,7 @@ https://elevenlabs.io/docs/developers/resources/error-messages
 """
 
 import json
+from http import HTTPStatus
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -14,19 +15,8 @@ from stentor.server.errors import status_of
 
 _PATHS = ("/v1/text-to-speech/", "/v1/voices", "/v2/voices")
 _KEY_HEADER = b"xi-api-key"
-_WORDS = {
-    400: "invalid_request",
-    401: "invalid_api_key",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "request_timeout",
-    413: "max_character_limit_exceeded",
-    429: "system_busy",
-    503: "system_busy",
-}
-# Whatever they say beside their status.
-_ALWAYS = (413, 429, 503)
+# Its words for some statuses; those of the last three are said whatever else is known.
+_WORDS = {400: "invalid_request", 413: "max_character_limit_exceeded", 429: "system_busy", 503: "system_busy"}
 
 
 class Translation:
@@ -85,5 +75,5 @@ def _translated(start: Message, body: bytes) -> bytes:
 
 
 def _word(status: int, code: str | None) -> str:
-    known = _WORDS.get(status, "internal_server_error")
-    return known if code is None or status in _ALWAYS else code
+    usual = _WORDS.get(status) or HTTPStatus(status).name.lower()
+    return code if code is not None and (status == 400 or status not in _WORDS) else usual

@@ -68,38 +68,17 @@ def router(service: Service, voices: VoiceStore) -> APIRouter:
 
         return SpeechAnswer(service, order, form)
 
-    @routes.post(
-        "/v1/text-to-speech/{voice_id}",
-        response_class=Response,
-        responses=_SOUND,
-        summary="ElevenLabs: say a text.",
-    )
-    async def whole(asked: Asked) -> Response:
-        return answer(asked)
+    def add(path: str, about: str, *, streamed: bool = False, timed: bool = False) -> None:
+        sound: dict[str, Any] = {} if timed else {"response_class": Response, "responses": _SOUND}
 
-    @routes.post(
-        "/v1/text-to-speech/{voice_id}/stream",
-        response_class=Response,
-        responses=_SOUND,
-        summary="ElevenLabs: the same, sent as it is made.",
-    )
-    async def streamed(asked: Asked) -> Response:
-        return answer(asked, streamed=True)
+        @routes.post(f"/v1/text-to-speech/{{voice_id}}{path}", summary=f"ElevenLabs: {about}.", **sound)
+        async def say(asked: Asked) -> Response:
+            return answer(asked, streamed=streamed, timed=timed)
 
-    @routes.post(
-        "/v1/text-to-speech/{voice_id}/with-timestamps",
-        summary="ElevenLabs: as JSON, without an alignment.",
-    )
-    async def timed(asked: Asked) -> Response:
-        return answer(asked, timed=True)
-
-    @routes.post(
-        "/v1/text-to-speech/{voice_id}/stream/with-timestamps",
-        summary="ElevenLabs: as lines of JSON, without an alignment.",
-    )
-    async def timed_stream(asked: Asked) -> Response:
-        return answer(asked, timed=True, streamed=True)
-
+    add("", "say a text")
+    add("/stream", "the same, sent as it is made", streamed=True)
+    add("/with-timestamps", "as JSON, without an alignment", timed=True)
+    add("/stream/with-timestamps", "as lines of JSON, without an alignment", timed=True, streamed=True)
     _add_lists(routes, voices)
     return routes
 
