@@ -48,7 +48,7 @@ test-clients: install ## Run the libraries of OpenAI, LiveKit, Pipecat, LiteLLM,
 	$(BIN)/python -m pytest -m "clients or not clients" tests/clients $(ARGS)
 
 test-browser: install ## Click through the pages in a headless Chromium (apt install chromium)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser,ui]'
 	$(BIN)/python -m pytest tests/browser -m browser $(ARGS)
 
 check: install ## Lint, format check, types, import contracts

@@ -117,7 +117,8 @@ class Page:
         transcript: str,
         history: list[Entry],
     ) -> AsyncIterator[tuple[Update, ...]]:
-        yield "Waiting for the first audio …", "", gr.skip(), gr.skip()
+        # What was said before is in the history: neither its sound nor its picture stands beside an error.
+        yield "Waiting for the first audio …", "", draw(b"", 24_000), gr.skip()
         path, sound = self._relay.open()
         drawn_s = 0.0
         try:
@@ -136,7 +137,7 @@ class Page:
             sound.end()
         chosen = "cloned voice" if reference else await self._name(voice)
         entry = text, f"{chosen} · {_figures(speaking)}", self._save(speaking)
-        yield _figures(speaking), gr.skip(), _picture(speaking), [entry, *history][:_HISTORY]
+        yield _figures(speaking), gr.skip(), _picture(speaking, whole=True), [entry, *history][:_HISTORY]
 
     async def _keep(
         self, name: str, reference: str | None, transcript: str, agreed: bool
@@ -243,8 +244,8 @@ def _player(path: str) -> str:
     return f'<audio controls autoplay src="{path}" aria-label="What is said"></audio>'
 
 
-def _picture(speaking: Speaking) -> Update:
-    return draw(bytes(speaking.pcm), speaking.sample_rate_hz)
+def _picture(speaking: Speaking, *, whole: bool = False) -> Update:
+    return draw(bytes(speaking.pcm), speaking.sample_rate_hz, whole=whole)
 
 
 def _figures(speaking: Speaking) -> str:

@@ -15,13 +15,16 @@ _RANGE_DB = 70.0
 _GROUND, _ACCENT, _GLOW = np.array([[246, 245, 241], [10, 110, 112], [12, 43, 51]], np.float32)
 
 
-def draw(pcm: bytes, sample_rate_hz: int) -> Array:
-    """The picture, uint8 [height, width, 3], of 16-bit little-endian mono samples; no sound is a blank."""
+def draw(pcm: bytes, sample_rate_hz: int, *, whole: bool = False) -> Array:
+    """The picture, uint8 [height, width, 3], of 16-bit little-endian mono samples; no sound is a blank.
+
+    While more is to come a short sound leaves room for it; as a `whole` it fills the width.
+    """
     picture = np.empty((WAVE_HEIGHT + SPECTRUM_HEIGHT, WIDTH, 3), np.float32)
     picture[:] = _GROUND
     samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.float32) / 32768
     if len(samples):
-        shown = max(len(samples), round(_LEAST_S * sample_rate_hz))
+        shown = max(len(samples), 0 if whole else round(_LEAST_S * sample_rate_hz))
         edges = np.arange(WIDTH + 1) * shown // WIDTH
         edges = edges[edges <= len(samples)]
         _draw_wave(picture[:WAVE_HEIGHT], samples, edges)

@@ -30,6 +30,8 @@ def test_six_seconds_fill_the_picture_and_three_a_half_of_it() -> None:
     assert painted[: WIDTH // 2 - 1].all()
     assert not painted[WIDTH // 2 + 1 :].any()
     assert (draw(tone(20, 440), RATE_HZ) != ground).any(axis=(0, 2)).all()
+    assert (draw(tone(3, 440), RATE_HZ, whole=True) != ground).any(axis=(0, 2)).all()
+    draw(tone(0.001, 440), RATE_HZ, whole=True)
 
 
 def test_a_louder_sound_is_a_higher_wave_and_full_scale_fits() -> None:
