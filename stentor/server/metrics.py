@@ -43,23 +43,19 @@ STAGE_GAUGES = {
 
 
 class StagePassage(Protocol):
-    """When a request came to a stage, and the stage's first and last results left it."""
+    """When a request came to a stage, and the stage's first and last results left it; None if none did.
+
+    Times are of `time.monotonic()`.
+    """
 
     @property
-    def stage(self) -> str:
-        """The stage's name."""
-
+    def stage(self) -> str: ...
     @property
-    def came_s(self) -> float:
-        """A time of `time.monotonic()`."""
-
+    def came_s(self) -> float: ...
     @property
-    def first_s(self) -> float | None:
-        """Likewise; None if there was no result."""
-
+    def first_s(self) -> float | None: ...
     @property
-    def last_s(self) -> float | None:
-        """Likewise."""
+    def last_s(self) -> float | None: ...
 
 
 class Metrics:
