@@ -9,16 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stentor.config import VocoderConfig
 from stentor.models.higgs_audio_codec import convolution
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import Target, exact_convolutions
 from stentor.models.higgs_audio_codec.decoder import Decoder
 from stentor.models.higgs_audio_codec.decoding import DecodeGraphs, decode_shapes
+from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
 from stentor.models.higgs_audio_codec.weights import CodecWeights
-from stentor.request import Array
+from stentor.request import Array, Audio, Frames, SpeechRequest
+from stentor.stages.base import Payload
+from stentor.stages.vocode import VocodeStage
 from tests.engine.recorder import Recorder, capture_beside
 from tests.models.higgs_audio_codec.reference import MemoryWeights, Tensors, random_codes, tiny_config
 
@@ -53,8 +59,8 @@ def test_windows_of_different_lengths_share_a_batch_to_the_bit(
     frames: tuple[int, ...], decoder: Decoder, tiny: CodecConfig
 ) -> None:
     graphs = DecodeGraphs(decoder, tiny, CPU, SHAPES, None, None)
-    given = windows(*frames)
-    for window, waveform in zip(given, graphs.begin(given)(), strict=True):
+    wanted = windows(*frames)
+    for window, waveform in zip(wanted, graphs.begin(wanted)(), strict=True):
         np.testing.assert_array_equal(waveform, alone(decoder, window))
 
 
@@ -75,11 +81,11 @@ def test_replayed_rounds_give_the_samples_of_each_window_alone(
     graphs = DecodeGraphs(decoder, tiny, CPU, SHAPES, capture_beside(), None)
     graphs.warm_up()
     assert len(graphs) == len(SHAPES)
-    for given in (windows(*frames), windows(*reversed(frames))):
-        read = graphs.begin(given)
+    for wanted in (windows(*frames), windows(*reversed(frames))):
+        read = graphs.begin(wanted)
         # A round that is begun before this one is read changes nothing of it.
         graphs.begin(windows(16, 3, 24, 40))
-        for window, waveform in zip(given, read(), strict=True):
+        for window, waveform in zip(wanted, read(), strict=True):
             np.testing.assert_allclose(waveform, alone(decoder, window), rtol=0, atol=1e-5)
     assert len(graphs) == len(SHAPES)
 
@@ -94,6 +100,41 @@ def test_two_rounds_of_one_shape_are_the_same_operations_and_look_at_no_value(de
         seen.append(recorder.seen)
     assert seen[0] == seen[1]
     assert len(seen[0]) > 50
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=2, max_size=4), st.integers(1, 20))
+def test_streams_that_share_padded_rounds_sound_as_each_decoded_whole(
+    tiny: CodecConfig, parameters: Tensors, lengths: list[tuple[int, bool]], step: int
+) -> None:
+    vocoder = on_padded_rounds(tiny, parameters)
+    stage = VocodeStage(vocoder, VocoderConfig(max_batch_frames=100, max_chunk_frames=20))
+    spoken = {str(i): random_codes(frames, tiny_config(), i) for i, (frames, _) in enumerate(lengths)}
+    heard: dict[str, list[Array]] = {name: [] for name in spoken}
+    for start in range(0, 60, step):
+        for name, codes in spoken.items():
+            if start >= len(codes):
+                continue
+            request = SpeechRequest(name, "hello", stream=lengths[int(name)][1]) if not start else None
+            frames = Frames(codes[start : start + step], request)
+            stage.add(Payload(name, frames, last=start + step >= len(codes)))
+        while stage.has_work():
+            for payload in stage.step():
+                assert isinstance(payload.data, Audio)
+                heard[payload.request_id].append(payload.data.waveform)
+    for name, codes in spoken.items():
+        whole = alone(vocoder._decoder, codes) if len(codes) >= 4 else vocoder._decode_here([codes])[0]
+        np.testing.assert_array_equal(np.concatenate(heard[name]), np.clip(whole, -1, 1))
+
+
+def on_padded_rounds(config: CodecConfig, parameters: Tensors) -> CodecVocoder:
+    """A vocoder on a CPU that decodes as on a GPU: padded, the next round begun before the last is read."""
+    weights, target = CodecWeights(MemoryWeights(parameters), config), Target(CPU, torch.float32)
+    vocoder = CodecVocoder(weights, config, target, most_frames=100)
+    shapes = decode_shapes(100, config.context_frames)
+    vocoder._graphs = DecodeGraphs(vocoder._decoder, config, CPU, shapes, None, None)
+    vocoder.overlaps, vocoder.longest_window = True, vocoder._graphs.longest
+    return vocoder
 
 
 @pytest.mark.parametrize("most", [1, 16, 25, 100, 600, 5000])
