@@ -22,6 +22,8 @@ from stentor.pipeline.worker import Worker
 from stentor.stages.base import StageSpec
 
 _LONGEST_TEMP_DIR = 70
+# A thread's step or build under heavy load; one that takes longer hangs, and is left to itself.
+_LONGEST_STEP_S = 60.0
 
 
 class ThreadLaunch:
@@ -73,8 +75,11 @@ class ThreadLaunch:
         raise RequestError(f"worker {worker!r} is a thread: only `--workers process` can be restarted")
 
     def stop(self, timeout_s: float) -> None:
-        """End the workers; one that does not finish its step within the time is left to itself."""
-        self._crew.stop(timeout_s)
+        """End the workers. A step or a build is waited for, within reason.
+
+        A thread that is inside C++ when the interpreter ends brings the process down (`terminate called`).
+        """
+        self._crew.stop(max(timeout_s, _LONGEST_STEP_S))
 
 
 class ProcessLaunch:

@@ -16,6 +16,7 @@ from stentor.cli.serve import take_port
 from stentor.config import ServerConfig
 from stentor.errors import ConfigError
 from tests.checkpoints import make_checkpoint
+from tests.deploy.test_deploy import expressions
 
 
 def test_a_port_in_use_is_refused_with_the_way_out() -> None:
@@ -97,6 +98,18 @@ def test_the_metrics_of_a_running_server_are_documented(server: LocalServer) -> 
     missing = [name for name in names if not {f"`{name}`", f"`{name.removesuffix('_total')}`"} & documented]
     assert len(names) > 10
     assert missing == []
+
+
+def test_every_query_of_the_dashboard_and_rules_finds_its_series_in_a_running_server(
+    server: LocalServer,
+) -> None:
+    spoken = {"input": "Hello.", "response_format": "pcm", "stream": True, "max_new_tokens": 60}
+    assert httpx2.post(f"{server.url}/v1/audio/speech", json=spoken, timeout=60, trust_env=False).content
+    text = httpx2.get(f"{server.url}/metrics", trust_env=False).text
+    there = set(re.findall(r"^(stentor_\w+)[ {]", text, re.MULTILINE))
+    asked = {name for _, expression in expressions() for name in re.findall(r"\bstentor_\w+", expression)}
+    assert len(asked) > 20
+    assert asked - there == set()
 
 
 def test_sigterm_ends_the_server_with_status_0(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from stentor.pipeline.links import Doorbell, Item
 from stentor.pipeline.links.arena import MAX_LINKS
 from stentor.stages.base import Abort, Payload, StageSpec
 from tests.pipeline import fakes
+from tests.pipeline.test_worker import Script
+
+BUILDING = threading.Event()
 
 
 def make(kind: str, groups: tuple[str, ...] = ("front", "front", "main", "sound")) -> Launch:
@@ -132,3 +136,19 @@ def test_more_links_than_counters_are_refused() -> None:
     specs = [StageSpec(str(i), fakes.build, {"name": "encode"}, group=str(i % 2)) for i in range(MAX_LINKS)]
     with pytest.raises(ConfigError, match="group"):
         ProcessLaunch(specs, PipelineConfig())
+
+
+def slow_to_build(name: str) -> Script:
+    BUILDING.set()
+    time.sleep(0.5)
+    return Script()
+
+
+def test_no_thread_is_left_inside_a_build_or_a_step_for_the_interpreters_end() -> None:
+    BUILDING.clear()
+    spec = StageSpec("slow", slow_to_build, {"name": "slow"})
+    launch = ThreadLaunch([spec], PipelineConfig(), Doorbell())
+    launch.start()
+    assert BUILDING.wait(30)
+    launch.stop(0.01)
+    assert "stentor-slow" not in {thread.name for thread in threading.enumerate()}
