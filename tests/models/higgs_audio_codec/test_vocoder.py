@@ -99,3 +99,21 @@ def test_the_stage_gives_the_samples_of_decoding_all_at_once(
             chunks += [payload.data.waveform for payload in stage.step() if isinstance(payload.data, Audio)]
     whole = vocoder.decode([codes])[0]
     np.testing.assert_array_equal(np.concatenate(chunks), np.clip(whole, -1, 1))
+
+
+def test_a_round_on_a_cpu_is_decoded_in_batches_of_few_frames(
+    vocoder: CodecVocoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = [random_codes(frames, tiny_config(), seed) for frames in (30, 7) for seed in range(20)]
+    alone = [vocoder.decode([window])[0] for window in windows]
+    decode, sizes = vocoder._decoder, []
+
+    def counted(codes: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        sizes.append(codes.shape[0] * codes.shape[1])
+        return decode(codes, lengths)
+
+    monkeypatch.setattr(vocoder, "_decoder", counted)
+    for waveform, expected in zip(vocoder.decode(windows), alone, strict=True):
+        np.testing.assert_array_equal(waveform, expected)
+    assert sum(sizes) == 20 * 37
+    assert max(sizes) <= 120
