@@ -23,7 +23,7 @@ class Outcomes:
         """Remember how a request stands, in place of what was known of it."""
         self._kept.pop((owner, request_id), None)
         self._kept[owner, request_id] = (self._clock(), outcome)
-        while len(self._kept) > _MOST or self._is_old(next(iter(self._kept))):
+        while self._kept and (len(self._kept) > _MOST or self._is_old(next(iter(self._kept)))):
             self._kept.popitem(last=False)
 
     def get(self, owner: str, request_id: str) -> dict[str, Any] | None:

@@ -467,3 +467,9 @@ def test_the_openai_client_sees_a_late_failure_as_a_broken_answer(serve: Serve) 
     )
     with pytest.raises(httpx2.RemoteProtocolError), answer as response:
         response.read()
+
+
+def test_a_server_that_remembers_no_outcome_speaks_all_the_same(serve: Serve) -> None:
+    server = serve(say(0.1), outcome_age_s=0)
+    assert server.speech().status_code == 200
+    assert server.metric("stentor_speech_in_flight") == 0

@@ -36,6 +36,14 @@ def test_the_old_are_forgotten() -> None:
     assert len(outcomes._kept) == 1
 
 
+def test_an_age_of_nothing_keeps_nothing() -> None:
+    outcomes = Outcomes(0)
+    outcomes.put("me", "a", status="done")
+    outcomes.put("me", "b", status="done")
+    assert outcomes.get("me", "a") is None
+    assert len(outcomes._kept) <= 1
+
+
 def test_no_more_than_1024_are_kept() -> None:
     outcomes = Outcomes(60)
     for number in range(3_000):
