@@ -101,9 +101,9 @@ def _speak(url: str) -> httpx2.Response:
 
 
 # What each process may have grown by, in MiB, between the fifth and the last of twenty waves of 50 readers.
-# For the front door that is 16 KiB a reader. The others keep, within bounds, what libraries prepared for
-# each shape of a batch: for a few hundred shapes of the vocoder tens of MiB.
-GROWTH_MIB = {"server": 12.0, "generate": 24.0, "encode": 8.0, "vocode": 96.0}
+# For the front door that is 8 KiB a reader (measured: 3 MiB in all). The vocoder grows in steps towards what
+# its largest batches take (measured: 88): that and tables for each shape are kept, whoever reads.
+GROWTH_MIB = {"server": 6.0, "encode": 6.0, "generate": 6.0, "vocode": 160.0}
 
 
 @pytest.mark.soak
@@ -114,6 +114,8 @@ def test_a_thousand_bad_readers_of_the_real_voice_leave_nothing() -> None:
     # Of raw PCM a sentence would fit into the system's buffers.
     body = {"input": text, "stream_format": "audio", "response_format": "wav", "sample_rate": 48_000}
     settings = ["--write-timeout-s", "2", "--max-requests", "64", "--log-level", "warning"]
+    # How each request ended is known for ten minutes: not in this test.
+    settings += ["--outcome-age-s", "0"]
     memory_mib: dict[str, list[float]] = defaultdict(list)
     files: list[int] = []
     served = 0
