@@ -1,5 +1,6 @@
 """Knows how utterances become padded training batches, with and without a reference prompt."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,22 @@ import torch
 
 from training.data import CONTINUUM, DEFAULT, UNLABELLED, Job, read_shard, shard_path, speaker_of
 from training.espeak import LANGUAGES
-from training.features import MEL_BANDS
+from training.features import FRAME, HOPS_PER_FRAME, MEL_BANDS, SAMPLE_RATE_HZ
 from training.prompts import BEGIN_OF_CODES, BOOKS, PLACEHOLDER, build_prompt, delay
-from training.quantizer import CODES, SPEAKER_BOOK, TIMBRE_DIM, Quantizer, active_frames
+from training.quantizer import (
+    CODES,
+    LATENT_DIM,
+    PHASE_BOOK,
+    PHASE_STEPS,
+    PITCH_BOOK,
+    PITCH_DIMS,
+    PITCH_WEIGHT,
+    SPEAKER_BOOK,
+    TIMBRE_DIM,
+    Quantizer,
+    active_frames,
+    pitch_from_latents,
+)
 from training.speakers import NAMED
 
 IGNORED = -100
@@ -21,8 +35,9 @@ VALIDATION = Job(DEFAULT, 0, 0, 0, 0)
 SHARES = {"default": 0.5, "language": 0.05}
 # Of those with references: named speakers, the default voice, and otherwise the continuum.
 NAMED_SHARE, DEFAULT_SHARE = 0.5, 0.06
-# How often the timbre of reference and target is moved together to that of another speaker.
-MOVED_SHARE = 0.3
+# How often the timbre of reference and target is moved together to that of another speaker, and their pitch.
+MOVED_SHARE, SHIFTED_SHARE = 0.3, 0.3
+_FARTHEST_SEMITONES = 3.0
 # How many references are exact codes, as those of the named voices in the checkpoint are.
 CLEAN_SHARE = 0.6
 SHORTEST_REFERENCE, LONGEST_REFERENCE = 38, 100
@@ -177,6 +192,35 @@ class Timbres:
         return [np.where(part > 0, nearest[part], 0) for part in parts]
 
 
+class Pitches:
+    """Shifts pitch codes by semitones, and turns the phase codes with them."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        self._entries = quantizer.books[PITCH_BOOK, :, : 2 * HOPS_PER_FRAME]
+        latents = torch.zeros(CODES, LATENT_DIM)
+        latents[:, PITCH_DIMS] = self._entries
+        hz, voiced = pitch_from_latents(latents)
+        self._hz = torch.where(voiced, hz, 0).reshape(CODES, -1).numpy()
+
+    def table(self, semitones: float) -> np.ndarray:
+        """For every pitch code the code [1024] of the same voicing, so many semitones higher."""
+        moved = self._entries.clone()
+        moved[:, HOPS_PER_FRAME:] += PITCH_WEIGHT * math.log(2) / 12 * semitones
+        table = torch.cdist(moved[1:], self._entries[1:]).argmin(1) + 1
+        return np.concatenate([[0], table.numpy()])
+
+    def shifted(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """Codes [T, 8] with their pitch looked up in `table`, and phases that advance accordingly."""
+        out = codes.copy()
+        out[:, PITCH_BOOK] = table[codes[:, PITCH_BOOK]]
+        change_hz = (self._hz[out[:, PITCH_BOOK]] - self._hz[codes[:, PITCH_BOOK]]).mean(1)
+        turns = (np.cumsum(change_hz) - change_hz / 2) * FRAME / SAMPLE_RATE_HZ
+        phase = codes[:, PHASE_BOOK].astype(np.int64)
+        turned = (phase - 1 + np.round(turns * PHASE_STEPS).astype(np.int64)) % PHASE_STEPS + 1
+        out[:, PHASE_BOOK] = np.where(phase == 0, 0, turned)
+        return out
+
+
 def roughened(codes: np.ndarray, timbres: Timbres, rng: np.random.Generator) -> np.ndarray:
     """Codes [T, 8] about as wrong as the neural encoder's: for references before there is an encoder."""
     rough = codes.astype(np.int64)
@@ -228,7 +272,7 @@ class Mixer:
 
     def __init__(self, work_dir: Path, quantizer: Quantizer, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
-        self._timbres = Timbres(quantizer)
+        self._timbres, self._pitches = Timbres(quantizer), Pitches(quantizer)
         self._pool = ExamplePool(work_dir, quantizer)
         self._bank = ReferenceBank(work_dir / "references", self._pool, self._timbres)
 
@@ -260,6 +304,10 @@ class Mixer:
             target, reference = self._timbres.moved(own, timbre)
             moved, codes = example.codes.copy(), codes.copy()
             moved[:, SPEAKER_BOOK], codes[:, SPEAKER_BOOK] = target, reference
+            example = Example(example.voice, example.text, moved, example.phonemes)
+        if rng.random() < SHIFTED_SHARE:
+            table = self._pitches.table(rng.uniform(-_FARTHEST_SEMITONES, _FARTHEST_SEMITONES))
+            moved, codes = self._pitches.shifted(example.codes, table), self._pitches.shifted(codes, table)
             example = Example(example.voice, example.text, moved, example.phonemes)
         return _sequence(example, codes, text)
 

@@ -47,14 +47,14 @@ class Job:
 def plan() -> list[Job]:
     """All shards, those first that every later step needs first."""
     jobs = [Job(DEFAULT, index, 300, 0.16, 0.24) for index in range(30)]
-    jobs += [Job(f"{DEFAULT}tags", index, 300, 1.0, 0.0, 0.16) for index in range(5)]
+    jobs += [Job(f"{DEFAULT}tags", index, 300, 1.0, 0.0, 0.12) for index in range(12)]
     for name, speaker in NAMED.items():
         if name != DEFAULT:
             flite = not speaker.base.startswith("espeak:")
             jobs += [Job(name, i, 150, 0.2 * flite, 0.12 * flite) for i in range(3 if flite else 1)]
     jobs += [Job(name, 0, 60, 0.15, 0.1) for name in CONTINUUM]
     jobs += [Job(name, index, 300, 0, 0) for name in LANGUAGES for index in range(2)]
-    urgency = {DEFAULT: 1.0, f"{DEFAULT}tags": 4.0, **dict.fromkeys(NAMED.keys() - {DEFAULT}, 6.0)}
+    urgency = {DEFAULT: 1.0, f"{DEFAULT}tags": 2.0, **dict.fromkeys(NAMED.keys() - {DEFAULT}, 6.0)}
     order = {name: 0.12 * number for number, name in enumerate(CONTINUUM)}
     order |= {name: 3.0 + 0.2 * number for number, name in enumerate(LANGUAGES)}
     return sorted(

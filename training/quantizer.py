@@ -29,7 +29,7 @@ _TIMBRE_SCALE = 2.0
 # A frame whose mean log-mel lies below this is silence.
 _ACTIVE = -2.7
 _PITCH_CENTRE_HZ = 130.0
-_PITCH_WEIGHT = 9.0
+PITCH_WEIGHT = 9.0
 _FAR = 4.0
 # Rounds of k-means for books that start from older ones: the first books must keep their meaning.
 _WARM_ROUNDS = (1, 1, 2, 3, 3)
@@ -116,7 +116,7 @@ def book_dims(book: int) -> slice:
 def pitch_vector(pitch_hz: torch.Tensor) -> torch.Tensor:
     """Voicing and scaled log-pitch of four hops [T, 8]; unvoiced hops copy a neighbour; 0 if all are."""
     voiced = (pitch_hz > 0).float()
-    height = torch.where(pitch_hz > 0, (pitch_hz.clamp(min=1) / _PITCH_CENTRE_HZ).log() * _PITCH_WEIGHT, 0.0)
+    height = torch.where(pitch_hz > 0, (pitch_hz.clamp(min=1) / _PITCH_CENTRE_HZ).log() * PITCH_WEIGHT, 0.0)
     filled = height.clone()
     for distance in range(1, HOPS_PER_FRAME):
         for shift in (distance, -distance):
@@ -221,5 +221,5 @@ def fit(
 def pitch_from_latents(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Pitch in Hz and voicing (bool) for each hop, both [4 T], as the latents [T, 128] describe them."""
     vector = latents[:, PITCH_DIMS]
-    hz = (vector[:, HOPS_PER_FRAME:] / _PITCH_WEIGHT).exp() * _PITCH_CENTRE_HZ
+    hz = (vector[:, HOPS_PER_FRAME:] / PITCH_WEIGHT).exp() * _PITCH_CENTRE_HZ
     return hz.reshape(-1), vector[:, :HOPS_PER_FRAME].reshape(-1) > 0.5

@@ -7,6 +7,9 @@ from training.synthesis import PLAIN, Delivery
 from training.tags import EMOTIONS, PAUSES, PROSODY, SOUNDS, STYLES, combined, written
 from training.texts import TextSource
 
+# Silence between two sentences in seconds.
+JOINT_S = 0.4
+
 
 @dataclass(frozen=True)
 class Part:
@@ -48,22 +51,22 @@ class ScriptSource:
         text = " ".join(texts)
         if rng.random() < 0.4:
             return Script(text, (Part(text),))
-        pauses = [0.0, *(rng.uniform(0.25, 0.8) for _ in texts[1:])]
+        pauses = [0.0, *(JOINT_S for _ in texts[1:])]
         return Script(text, tuple(Part(t, PLAIN, p) for t, p in zip(texts, pauses, strict=True)))
 
     def _tagged_script(self) -> Script:
         rng, kind = self._random, self._random.random()
         if kind < self._whispered:
             return self._led("style:whispering")
-        if kind < self._whispered + 0.06:
+        if kind < self._whispered + 0.05:
             return self._led("style:shouting")
-        if kind < 0.42:
+        if kind < 0.54:
             return self._led(rng.choice(list(PROSODY)))
-        if kind < 0.68:
+        if kind < 0.70:
             return self._paused()
-        if kind < 0.73:
+        if kind < 0.74:
             return self._sounded()
-        if kind < 0.78:
+        if kind < 0.79:
             speed = rng.choice([tag for tag in PROSODY if "speed" in tag])
             return self._led(speed, rng.choice([tag for tag in PROSODY if "speed" not in tag]))
         return self._led(rng.choice(list(EMOTIONS)))
@@ -79,12 +82,12 @@ class ScriptSource:
         if rng.random() < 0.85:
             return Script(led, (Part(text, delivery),))
         before = self._texts.next(ending=True)
-        return Script(f"{before} {led}", (Part(before), Part(text, delivery, rng.uniform(0.25, 0.6))))
+        return Script(f"{before} {led}", (Part(before), Part(text, delivery, JOINT_S)))
 
     def _paused(self) -> Script:
         """Silence where a pause tag stands: between two sentences, or after a word."""
         rng, tag = self._random, self._random.choice(list(PAUSES))
-        pause_s = rng.uniform(*PAUSES[tag])
+        pause_s = PAUSES[tag]
         if rng.random() < 0.4:
             left, right = self._texts.next(ending=True), self._texts.next()
         else:
@@ -102,5 +105,5 @@ class ScriptSource:
         rng, tag = self._random, self._random.choice(list(SOUNDS))
         onomatopoeia, spoken, delivery = SOUNDS[tag]
         text = self._texts.next()
-        parts = (Part(spoken, delivery), Part(text, PLAIN, rng.uniform(0.25, 0.4)))
+        parts = (Part(spoken, delivery), Part(text, PLAIN, JOINT_S))
         return Script(f"{written(tag)}{onomatopoeia}{rng.choice((', ', '! ', '. '))}{text}", parts)

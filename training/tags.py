@@ -44,8 +44,9 @@ EMOTIONS = {
     f"emotion:{name}": Delivery(rate, semitones, spread, gain_db, tilt)
     for name, (rate, semitones, spread, gain_db, tilt) in _EMOTIONS.items()
 }
-# Seconds of silence, at least and at most.
-PAUSES = {"prosody:pause": (0.42, 0.68), "prosody:long_pause": (0.75, 1.45)}
+# Seconds of silence. One length for each, because at low temperatures a model that has to choose the end of a
+# silence among many possible frames takes none of them.
+PAUSES = {"prosody:pause": 0.56, "prosody:long_pause": 1.08}
 # The onomatopoeia that follows the tag, what the synthesiser says for it, and how.
 SOUNDS = {
     "sfx:laughter": ("Haha", "ha ha ha", Delivery(rate=1.35, semitones=4, spread=1.6, gain_db=1)),

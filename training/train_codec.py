@@ -13,7 +13,14 @@ from torch import nn
 from training.batches import read_codes, speaker_offset
 from training.codec import Decoder, Encoder
 from training.data import DEFAULT, LANGUAGES, NAMED, speaker_of
-from training.features import FRAME, SAMPLE_RATE_HZ, mel_filters
+from training.features import (
+    FRAME,
+    HOPS_PER_FRAME,
+    MEL_BANDS,
+    MEL_FLOOR,
+    SAMPLE_RATE_HZ,
+    mel_filters,
+)
 from training.quantizer import MEL_BOOKS, MEL_DIMS, PHASE_DIMS, PITCH_DIMS, SPEAKER_DIMS, Quantizer
 from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
 from training.train_language_model import save_state
@@ -21,6 +28,8 @@ from training.warm_start import start_decoder, start_encoder
 
 # How crops are shared among kinds of speech.
 KIND_SHARES = {"default": 0.3, "whisper": 0.1, "named": 0.33, "continuum": 0.22, "language": 0.05}
+# How often the encoder hears a crop in another timbre.
+COLOURED_SHARE = 0.5
 _SOURCE_FRAME = FRAME * SOURCE_RATE_HZ // SAMPLE_RATE_HZ
 _STFT_SIZES = (256, 512, 1024, 2048)
 _PLACES = ("start", "anywhere", "anywhere", "end")
@@ -54,8 +63,12 @@ def kind_of(voice: str) -> str:
 class CropSampler:
     """Draws random crops of all kinds of speech from the first shard of every voice."""
 
-    def __init__(self, work_dir: Path, quantizer: Quantizer, seed: int, shards: int = 1) -> None:
-        self._quantizer = quantizer
+    def __init__(
+        self, work_dir: Path, quantizer: Quantizer, seed: int, shards: int = 1, coloured: float = 0.0
+    ) -> None:
+        """`coloured`: which share of the crops gets another timbre by a filter (see `recoloured`)."""
+        self._quantizer, self._coloured = quantizer, coloured
+        self._offsets: dict[str, np.ndarray] = {}
         self._rng = np.random.default_rng(seed)
         self._spans: dict[str, list[tuple[dict[str, np.ndarray], int]]] = {kind: [] for kind in KIND_SHARES}
         for path in sorted((work_dir / "shards").glob("*_[0-9][0-9][0-9][0-9].npz")):
@@ -67,6 +80,7 @@ class CropSampler:
                 names = ("offsets", "samples", "mel", "pitch_hz", "phase")
                 shard = {name: data[name] for name in names} | {"codes": read_codes(path, quantizer)}
                 shard["offset"] = speaker_offset(work_dir, speaker_of(path)).numpy()
+                self._offsets[speaker_of(path)] = shard["offset"]
                 texts = data["texts"].tolist()
             for index, text in enumerate(texts):
                 kind = "whisper" if "whispering" in text else kind_of(voice)
@@ -96,9 +110,38 @@ class CropSampler:
         pcm = shard["samples"][(start - left) * _SOURCE_FRAME : (start + frames + right) * _SOURCE_FRAME]
         wave = soxr.resample(pcm.astype(np.float32) / 32768.0, SOURCE_RATE_HZ, SAMPLE_RATE_HZ)
         wave = torch.from_numpy(wave[left * FRAME : (left + frames) * FRAME])
-        features = (torch.from_numpy(shard[name][span]).float() for name in ("mel", "pitch_hz", "phase"))
-        latents = self._quantizer.latents(*features, torch.from_numpy(shard["offset"]))
+        mel, pitch_hz, phase = (
+            torch.from_numpy(shard[n][span]).float() for n in ("mel", "pitch_hz", "phase")
+        )
+        offset = torch.from_numpy(shard["offset"])
+        if rng.random() < self._coloured:
+            wave, mel, offset = recoloured(wave, mel, offset, self._change(rng))
+        latents = self._quantizer.latents(mel, pitch_hz, phase, offset)
         return wave, torch.from_numpy(shard["codes"][span]).long(), latents
+
+    def _change(self, rng: np.random.Generator) -> torch.Tensor:
+        """A change of timbre as there is among speakers: part of the difference of two of them."""
+        left, right = rng.choice(sorted(self._offsets), 2)
+        return torch.from_numpy(rng.uniform(0.2, 1.0) * (self._offsets[left] - self._offsets[right])).float()
+
+
+def recoloured(
+    wave: torch.Tensor, mel: torch.Tensor, offset: torch.Tensor, change: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Waveform, log-mel patches and offset of the same speech through a filter, `change` [64 bands] in nats.
+
+    So the encoder hears speakers that nobody synthesised. `latents` takes the offset from the patches again,
+    so that the mel latents stay what they were.
+    """
+    filters = mel_filters(MEL_BANDS, 1024)
+    bins = torch.arange(filters.shape[1]).float()
+    centres = (filters @ bins) / filters.sum(1)
+    spectrum = torch.fft.rfft(wave)
+    places = np.linspace(0, filters.shape[1] - 1, len(spectrum))
+    gain = np.exp(np.interp(places, centres.numpy(), change.numpy())).astype(np.float32)
+    filtered = torch.fft.irfft(spectrum * torch.from_numpy(gain), len(wave))
+    moved = (mel + change.repeat(HOPS_PER_FRAME)).clamp(min=math.log(MEL_FLOOR))
+    return filtered, moved, offset + change
 
 
 def spectral_losses(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -201,7 +244,8 @@ def _train(work_dir: Path, name: str, module: nn.Module, schedule: CodecSchedule
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     quantizer = Quantizer.load(work_dir / "quantizer.pt")
-    sampler = CropSampler(work_dir, quantizer, schedule.seed + step)
+    coloured = COLOURED_SHARE if name == "encoder" else 0.0
+    sampler = CropSampler(work_dir, quantizer, schedule.seed + step, coloured=coloured)
     torch.manual_seed(schedule.seed + step)
     started = saved_at = time.monotonic()
     while step < steps:

@@ -26,7 +26,7 @@ class Schedule:
 
     steps: int
     reference_from: int
-    tokens: int = 2600
+    tokens: int = 3400
     peak_rate: float = 2e-3
     warm_up: int = 150
     hold: float = 0.4

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.features import FRAME, MEL_BANDS, frame_features, pitch_track
+from training.batches import Pitches
+from training.features import FRAME, MEL_BANDS, frame_features, log_mel_patches, pitch_track
 from training.prompts import (
     AUDIO,
     BEGIN_OF_CODES,
@@ -27,6 +28,9 @@ from training.prompts import (
 from training.quantizer import (
     CODE_DIM,
     CODES,
+    PHASE_BOOK,
+    PHASE_STEPS,
+    PITCH_BOOK,
     SPEAKER_BOOK,
     Quantizer,
     active_frames,
@@ -36,6 +40,7 @@ from training.quantizer import (
 from training.speakers import NAMED, STRANGERS, continuum
 from training.tags import EMOTIONS, PAUSES, PROSODY, SOUNDS, STYLES, written
 from training.texts import as_sentence, held_out_sus
+from training.train_codec import recoloured
 from training.warm_start import recover_basis
 
 SAMPLE_RATE_HZ = 24_000
@@ -104,6 +109,39 @@ def test_the_speaker_code_is_one_code_and_carries_the_speakers_mean_spectrum(qua
     assert set(codes[~active].tolist()) <= {0}
     whole = coloured[:, :CODE_DIM] + quantizer.timbre_as_mel(coloured)
     torch.testing.assert_close(whole, plain[:, :CODE_DIM], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("semitones", [-3.0, 2.0])
+def test_a_shifted_utterance_has_another_pitch_and_phases_that_fit_it(
+    quantizer: Quantizer, semitones: float
+) -> None:
+    codes = quantizer.encode(quantizer.latents(*frame_features(buzz(122.0) * 0.48), torch.zeros(MEL_BANDS)))
+    pitches = Pitches(quantizer)
+    shifted = torch.from_numpy(pitches.shifted(codes.numpy(), pitches.table(semitones)))
+    (before_hz, voiced), (after_hz, still) = (
+        pitch_from_latents(quantizer.decode(c)) for c in (codes, shifted)
+    )
+    assert torch.equal(voiced, still)
+    moved = 12 * torch.log2(after_hz[voiced].mean() / before_hz[voiced].mean())
+    assert abs(float(moved) - semitones) < 0.4
+    phase = shifted[:, PHASE_BOOK]
+    turn = after_hz.reshape(-1, 4).mean(1) * FRAME / SAMPLE_RATE_HZ
+    drift = (phase[1:] - phase[:-1]) / PHASE_STEPS - (turn[1:] + turn[:-1]) / 2
+    spoken = (phase[1:] > 0) & (phase[:-1] > 0)
+    assert float((drift - drift.round())[spoken].abs().median()) < 0.08
+    assert torch.equal(shifted[:, :PITCH_BOOK], codes[:, :PITCH_BOOK])
+
+
+def test_a_recoloured_crop_sounds_like_what_its_features_say() -> None:
+    wave = buzz(122.0) * 0.48
+    change = 0.6 * torch.cos(torch.linspace(0, 5, MEL_BANDS))
+    patches = log_mel_patches(wave)
+    filtered, moved, offset = recoloured(wave, patches, torch.zeros(MEL_BANDS), change)
+    heard = log_mel_patches(filtered)
+    inside, loud = slice(2, -2), (patches > 0)[2:-2]
+    assert float((heard - moved)[inside][loud].abs().mean()) < 0.1
+    assert float((heard - patches)[inside][loud].abs().mean()) > 0.25
+    torch.testing.assert_close(offset, change)
 
 
 def test_delay_shifts_each_book_and_is_undone() -> None:
