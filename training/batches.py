@@ -35,6 +35,8 @@ VALIDATION = Job(DEFAULT, 0, 0, 0, 0)
 SHARES = {"default": 0.5, "language": 0.05}
 # Of those with references: named speakers, the default voice, and otherwise the continuum.
 NAMED_SHARE, DEFAULT_SHARE = 0.5, 0.06
+# How much of the default voice's speech has tags in its text.
+TAGGED_SHARE = 0.37
 # How often the timbre of reference and target is moved together to that of another speaker, and their pitch.
 MOVED_SHARE, SHIFTED_SHARE = 0.3, 0.3
 _FARTHEST_SEMITONES = 3.0
@@ -123,6 +125,15 @@ class ExamplePool:
         """Any utterance of a speaker."""
         mine = self.by_speaker[speaker]
         return mine[rng.integers(len(mine))]
+
+    def draw_default(self, rng: np.random.Generator) -> Example:
+        """An utterance of the default voice, with tags in its text or without."""
+        tagged = rng.random() < TAGGED_SHARE
+        for _ in range(200):
+            example = self.draw(DEFAULT, rng)
+            if ("<|" in example.text) == tagged:
+                break
+        return example
 
 
 def _next_phoneme(phonemes: np.ndarray) -> np.ndarray:
@@ -291,7 +302,7 @@ class Mixer:
         if self._languages and chance < SHARES["language"]:
             return _sequence(self._pool.draw(str(rng.choice(self._languages)), rng))
         if chance < sum(SHARES.values()) or not references:
-            return _sequence(self._pool.draw(DEFAULT, rng))
+            return _sequence(self._pool.draw_default(rng))
         kind = rng.random()
         if kind < DEFAULT_SHARE:
             speaker = DEFAULT

@@ -7,8 +7,10 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
+from stentor.voices.presets import DEFAULT, OPENAI_VOICES, Presets
 from training.export import CODEC_PREFIX, codec_config, codec_tensors, language_model_tensors, model_config
 from training.prompts import SPECIAL_TOKENS, TOKEN_IDS
+from training.speakers import PRESETS
 
 FOLDER = Path(__file__).parents[2] / "stentor" / "checkpoints" / "stentor_tiny"
 LIMIT_BYTES = 30_000_000
@@ -65,3 +67,10 @@ def test_configs_on_disk_are_those_of_the_recipe() -> None:
 
 def test_folder_is_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*")) < LIMIT_BYTES
+
+
+def test_it_offers_eight_voices_and_maps_all_names_of_openai() -> None:
+    presets = Presets(FOLDER)
+    assert set(presets.names()) == {DEFAULT, *PRESETS}
+    assert len(PRESETS) == 8
+    assert {presets.find(name) for name in OPENAI_VOICES} > {DEFAULT, "ida", "bruno"}

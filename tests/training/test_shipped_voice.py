@@ -36,3 +36,27 @@ def test_it_has_a_womans_pitch_and_no_clicks(plain: list[np.ndarray]) -> None:
     pitches = [measure(waveform).pitch_hz for waveform in plain]
     assert 145 < np.median(pitches) < 200
     assert max(float(np.abs(waveform[:48]).max()) for waveform in plain) < 0.05
+
+
+def test_tags_change_how_it_speaks(tts: TTS, plain: list[np.ndarray]) -> None:
+    def tagged(tag: str) -> dict[str, float]:
+        sounds = [
+            measure(tts.speak(f"<|{tag}|>{as_sentence(words)}", seed=index).waveform)
+            for index, words in enumerate(SENTENCES[:3])
+        ]
+        return {name: float(np.median([getattr(s, name) for s in sounds])) for name in vars(sounds[0])}
+
+    base = float(np.median([measure(waveform).speech_s for waveform in plain[:3]]))
+    assert tagged("prosody:speed_very_slow")["speech_s"] > 1.1 * base
+    shouted, whispered = tagged("style:shouting"), tagged("style:whispering")
+    assert shouted["pitch_hz"] > 195
+    assert whispered["voiced_percent"] < 25
+    assert whispered["level_db"] < shouted["level_db"] - 5
+
+
+def test_named_voices_have_their_own_pitch(tts: TTS) -> None:
+    text = as_sentence(SENTENCES[0])
+    pitch_hz = {
+        name: measure(tts.speak(text, voice=name, seed=1).waveform).pitch_hz for name in ("bruno", "ida")
+    }
+    assert pitch_hz["bruno"] < 115 < 170 < pitch_hz["ida"]
