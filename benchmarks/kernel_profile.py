@@ -6,7 +6,6 @@ On a GPU the kernels are those of the card, within graphs too; what of a step no
 and the host cost. On a CPU they are PyTorch's operations. Profiling itself takes time: `roofline.py` times.
 """
 
-import argparse
 import time
 from typing import Any
 
@@ -71,10 +70,7 @@ def rows(size: int, kernels: list[Kernel], steps: int, step_us: float) -> list[R
 
 def main() -> None:
     """Parse, measure, publish."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    subject.add_arguments(parser)
+    parser = subject.make_parser(__doc__)
     parser.add_argument("--batch", default="1,16")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--quantization", default="auto", help="auto, none, int8, fp8 or int4")

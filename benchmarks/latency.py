@@ -5,7 +5,6 @@
 Streamed PCM over HTTP in a closed loop, played by a simulated listener who starts at the first chunk.
 """
 
-import argparse
 import asyncio
 import contextlib
 from typing import Any
@@ -34,10 +33,7 @@ COLUMNS = {
 
 def main() -> None:
     """Parse, measure, publish."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    subject.add_arguments(parser)
+    parser = subject.make_parser(__doc__)
     parser.add_argument("--concurrency", default="1,2,4,8")
     parser.add_argument("--requests", type=int, default=4, help="requests of each caller")
     parser.add_argument("--seconds", type=int, choices=(4, 10), default=10, help="length of an utterance")

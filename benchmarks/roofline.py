@@ -138,10 +138,7 @@ def wait(device: torch.device) -> None:
 
 def main() -> None:
     """Parse, measure, publish."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    subject.add_arguments(parser)
+    parser = subject.make_parser(__doc__)
     parser.add_argument("--batch", default="1,2,4,8,16")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--quantization", default="auto", help="auto, none, int8, fp8 or int4")

@@ -35,13 +35,15 @@ _DELAY_ROWS = 7
 _SENTENCES_OF = {4: 1, 10: 3}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that all of these benchmarks share."""
+def make_parser(about: str | None) -> argparse.ArgumentParser:
+    """A command line with the options that all of these benchmarks share."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "model", nargs="?", default="", help="folder or hub id; by default the built-in voice"
     )
     parser.add_argument("--real-shape", action="store_true", help="random weights of the 4B model's shape")
     parser.add_argument("--save", type=Path, help="file or folder for the JSON")
+    return parser
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@
 A closed loop: each caller sends its next request when its last has ended. `stentor.bench` makes the load.
 """
 
-import argparse
 import asyncio
 from collections.abc import Iterator
 from typing import Any
@@ -87,10 +86,7 @@ def server_rows(model: str, load_format: str, levels: list[int], requests: int) 
 
 def main() -> None:
     """Parse, measure, publish."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    subject.add_arguments(parser)
+    parser = subject.make_parser(__doc__)
     parser.add_argument("--concurrency", default="1,4,16")
     parser.add_argument("--requests", type=int, default=2, help="requests of each caller")
     parser.add_argument("--only", choices=("engine", "http"), help="one half of it")

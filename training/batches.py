@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,14 @@ from training.features import FRAME, HOPS_PER_FRAME, MEL_BANDS, SAMPLE_RATE_HZ
 from training.prompts import BEGIN_OF_CODES, BOOKS, PLACEHOLDER, build_prompt, delay
 from training.quantizer import (
     CODES,
-    LATENT_DIM,
     PHASE_BOOK,
     PHASE_STEPS,
     PITCH_BOOK,
-    PITCH_DIMS,
     PITCH_WEIGHT,
     SPEAKER_BOOK,
     TIMBRE_DIM,
     Quantizer,
     active_frames,
-    pitch_from_latents,
 )
 from training.speakers import NAMED
 
@@ -35,8 +32,6 @@ VALIDATION = Job(DEFAULT, 0, 0, 0, 0)
 SHARES = {"default": 0.5, "language": 0.05}
 # Of those with references: named speakers, the default voice, and otherwise the continuum.
 NAMED_SHARE, DEFAULT_SHARE = 0.5, 0.06
-# How much of the default voice's speech has tags in its text.
-TAGGED_SHARE = 0.37
 # How often the timbre of reference and target is moved together to that of another speaker, and their pitch.
 MOVED_SHARE, SHIFTED_SHARE = 0.3, 0.3
 _FARTHEST_SEMITONES = 3.0
@@ -126,15 +121,6 @@ class ExamplePool:
         mine = self.by_speaker[speaker]
         return mine[rng.integers(len(mine))]
 
-    def draw_default(self, rng: np.random.Generator) -> Example:
-        """An utterance of the default voice, with tags in its text or without."""
-        tagged = rng.random() < TAGGED_SHARE
-        for _ in range(200):
-            example = self.draw(DEFAULT, rng)
-            if ("<|" in example.text) == tagged:
-                break
-        return example
-
 
 def _next_phoneme(phonemes: np.ndarray) -> np.ndarray:
     following = phonemes.astype(np.int64).copy()
@@ -208,10 +194,8 @@ class Pitches:
 
     def __init__(self, quantizer: Quantizer) -> None:
         self._entries = quantizer.books[PITCH_BOOK, :, : 2 * HOPS_PER_FRAME]
-        latents = torch.zeros(CODES, LATENT_DIM)
-        latents[:, PITCH_DIMS] = self._entries
-        hz, voiced = pitch_from_latents(latents)
-        self._hz = torch.where(voiced, hz, 0).reshape(CODES, -1).numpy()
+        hz, voiced = quantizer.pitches()
+        self._hz = torch.where(voiced, hz, 0).numpy()
 
     def table(self, semitones: float) -> np.ndarray:
         """For every pitch code the code [1024] of the same voicing, so many semitones higher."""
@@ -302,7 +286,7 @@ class Mixer:
         if self._languages and chance < SHARES["language"]:
             return _sequence(self._pool.draw(str(rng.choice(self._languages)), rng))
         if chance < sum(SHARES.values()) or not references:
-            return _sequence(self._pool.draw_default(rng))
+            return _sequence(self._pool.draw(DEFAULT, rng))
         kind = rng.random()
         if kind < DEFAULT_SHARE:
             speaker = DEFAULT
@@ -315,11 +299,11 @@ class Mixer:
             target, reference = self._timbres.moved(own, timbre)
             moved, codes = example.codes.copy(), codes.copy()
             moved[:, SPEAKER_BOOK], codes[:, SPEAKER_BOOK] = target, reference
-            example = Example(example.voice, example.text, moved, example.phonemes)
+            example = replace(example, codes=moved)
         if rng.random() < SHIFTED_SHARE:
             table = self._pitches.table(rng.uniform(-_FARTHEST_SEMITONES, _FARTHEST_SEMITONES))
-            moved, codes = self._pitches.shifted(example.codes, table), self._pitches.shifted(codes, table)
-            example = Example(example.voice, example.text, moved, example.phonemes)
+            codes = self._pitches.shifted(codes, table)
+            example = replace(example, codes=self._pitches.shifted(example.codes, table))
         return _sequence(example, codes, text)
 
 

@@ -9,15 +9,12 @@ from training.features import FRAME, SAMPLE_RATE_HZ
 from training.prompts import BOOKS, ROW_VOCABULARY, TEXT_VOCABULARY
 from training.quantizer import (
     CODES,
-    LATENT_DIM,
     PHASE_BOOK,
     PHASE_STEPS,
     PITCH_BOOK,
-    PITCH_DIMS,
     SPEAKER_BOOK,
     TIMBRE_DIM,
     Quantizer,
-    pitch_from_latents,
 )
 
 HIDDEN = 256
@@ -80,12 +77,9 @@ def seed_phase_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: fl
     table[PHASE_BOOK, : PHASE_STEPS + 1] += (
         quantizer.books[PHASE_BOOK, : PHASE_STEPS + 1, :2] @ directions[:2]
     )
-    latents = torch.zeros(CODES, LATENT_DIM)
-    latents[:, PITCH_DIMS] = quantizer.books[PITCH_BOOK, :, :8]
-    pitch_hz, voiced = pitch_from_latents(latents)
-    first_hop_hz = pitch_hz.reshape(CODES, -1)[:, 0]
-    angle = 2 * torch.pi * first_hop_hz * FRAME / SAMPLE_RATE_HZ
-    turn = torch.stack([angle.cos(), angle.sin()], 1) * voiced.reshape(CODES, -1).any(1, keepdim=True)
+    pitch_hz, voiced = quantizer.pitches()
+    angle = 2 * torch.pi * pitch_hz[:, 0] * FRAME / SAMPLE_RATE_HZ
+    turn = torch.stack([angle.cos(), angle.sin()], 1) * voiced.any(1, keepdim=True)
     table[PITCH_BOOK, :CODES] += turn @ directions[2:]
 
 

@@ -96,6 +96,13 @@ class Quantizer:
             out[..., dims] += self.books[book][codes[..., book]][..., : dims.stop - dims.start]
         return out
 
+    def pitches(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pitch in Hz and voicing (bool) that each pitch code says of its four hops, both [1024, 4]."""
+        latents = torch.zeros(CODES, LATENT_DIM)
+        latents[:, PITCH_DIMS] = self.books[PITCH_BOOK, :, : 2 * HOPS_PER_FRAME]
+        pitch_hz, voiced = pitch_from_latents(latents)
+        return pitch_hz.reshape(CODES, -1), voiced.reshape(CODES, -1)
+
     def save(self, path: Path) -> None:
         """Writes the tensors."""
         torch.save(self.__dict__, path)

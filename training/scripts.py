@@ -51,7 +51,7 @@ class ScriptSource:
         text = " ".join(texts)
         if rng.random() < 0.4:
             return Script(text, (Part(text),))
-        pauses = [0.0, *(JOINT_S for _ in texts[1:])]
+        pauses = [0.0] + [JOINT_S] * (len(texts) - 1)
         return Script(text, tuple(Part(t, PLAIN, p) for t, p in zip(texts, pauses, strict=True)))
 
     def _tagged_script(self) -> Script:

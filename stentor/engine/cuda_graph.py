@@ -57,7 +57,7 @@ def graph_sizes(max_rows: int) -> list[int]:
 
 
 class StepGraphs:
-    """`DecodeStep` over the first rows of one state, captured by its four numbers."""
+    """`DecodeStep` over the first rows of one state, captured by what says all that a step does."""
 
     def __init__(self, step: DecodeStep, state: BatchState, capture: Capture, block_size: int) -> None:
         self._narrowest = -(-_NARROWEST_POSITIONS // block_size)

@@ -132,10 +132,11 @@ class ModelRunner:
 
     def set_sampling(self, running: Rows[Sequence]) -> None:
         """Choose the sampler's work for a new batch."""
-        draws = [Draw.of(sequence.sampling, self._codebook_size) for sequence in running]
-        self._penalises = any(draw.repetition_penalty != 1 for draw in draws)
+        size = self._codebook_size
+        self._penalises = any(sequence.sampling.repetition_penalty not in (None, 1) for sequence in running)
         if self._ranks_few:
-            self._candidates = most_candidates(draws, self._codebook_size)
+            draws = (Draw.of(sequence.sampling, size) for sequence in running)
+            self._candidates = most_candidates(draws, size)
 
     def extend(self, extended: list[tuple[int, int, int]]) -> None:
         """Enter further blocks, each (slot, index in its table, block), into the block tables."""

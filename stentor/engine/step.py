@@ -51,7 +51,7 @@ class DecodeStep(Forward):
     """Embedding, layers, head, sampling, the delay pattern's machine and the feedback of what it drew.
 
     It looks at no value and allocates nothing whose size hangs on one, so three numbers (rows, blocks,
-    candidates) say all that it does: `engine.cuda_graph` captures it by them.
+    candidates) and whether it penalises say all that it does: `engine.cuda_graph` captures it by them.
     """
 
     @torch.inference_mode()

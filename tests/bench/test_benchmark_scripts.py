@@ -1,6 +1,5 @@
 """The scripts under benchmarks/ reckon as they say, and a tiny run of each comes to its end."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -130,9 +129,7 @@ def test_everything_for_a_gpu_passes_its_dry_run(tmp_path: Path) -> None:
 
 
 def test_the_options_that_all_scripts_share() -> None:
-    parser = argparse.ArgumentParser()
-    subject.add_arguments(parser)
-    chosen = parser.parse_args(["--real-shape"])
+    chosen = subject.make_parser("").parse_args(["--real-shape"])
     with subject.opened(chosen) as (folder, load_format):
         assert load_format == "dummy"
         assert V3Config.read(Path(folder)).num_layers == 36

@@ -5,7 +5,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 import httpx2
@@ -13,12 +13,13 @@ import pytest
 
 from benchmarks.overload import Phase, closed_loop, open_loop, run_phase
 from stentor.bench.client import Target
+from tests.bench.served import Handler, served
 
 RATE_HZ = 24_000
 REFUSAL = json.dumps({"error": {"message": "full", "code": "overloaded"}}).encode()
 
 
-class Crowded(BaseHTTPRequestHandler):
+class Crowded(Handler, BaseHTTPRequestHandler):
     """Answers in turn: a second of audio, a clear refusal, one that does not say when to come back."""
 
     turns: ClassVar[Iterator[int]] = itertools.cycle(range(3))
@@ -29,24 +30,14 @@ class Crowded(BaseHTTPRequestHandler):
         with self.lock:
             turn = next(self.turns)
         data = bytes(2 * RATE_HZ) if turn == 0 else REFUSAL
-        self.send_response(200 if turn == 0 else 503)
-        if turn == 1:
-            self.send_header("retry-after", "1")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None: ...
+        when = {"retry_after": "1"} if turn == 1 else {}
+        self.answer(data, 200 if turn == 0 else 503, **when)
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Crowded) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with served(Crowded) as url:
+        yield url
 
 
 def phase(**known: object) -> Phase:

@@ -1,9 +1,8 @@
 """Laws of the server benchmark: a warm-up, then every level in order, and an error where nobody speaks."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import ClassVar
 
 import pytest
@@ -11,9 +10,10 @@ import pytest
 from stentor.bench.client import Target, first_model
 from stentor.bench.serve import measure
 from stentor.errors import ConfigError
+from tests.bench.served import Handler, served
 
 
-class Speaker(BaseHTTPRequestHandler):
+class Speaker(Handler, BaseHTTPRequestHandler):
     """Answers each text with a tenth of a second of silence."""
 
     texts: ClassVar[list[str]] = []
@@ -21,28 +21,16 @@ class Speaker(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         Speaker.texts.append(body["input"])
-        self._answer(bytes(4800))
+        self.answer(bytes(4800))
 
     def do_GET(self) -> None:
-        self._answer(json.dumps({"data": [{"id": "speaker"}]}).encode() if "models" in self.path else b"")
-
-    def _answer(self, data: bytes) -> None:
-        self.send_response(200)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None: ...
+        self.answer(json.dumps({"data": [{"id": "speaker"}]}).encode() if "models" in self.path else b"")
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Speaker) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with served(Speaker) as url:
+        yield url
 
 
 def test_each_level_sends_its_share_after_a_warm_up(url: str) -> None:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from msgspec import structs
@@ -33,6 +34,14 @@ def tracer(memory: InMemorySpanExporter) -> Tracer:
     provider = trace.TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(memory))
     return Tracer(provider)
+
+
+@pytest.fixture
+def serve_traced(
+    serve: Callable[..., Running], tracer: Tracer, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Running]:
+    monkeypatch.setattr(app_module, "make_tracer", lambda: tracer)
+    return partial(serve, tracing=True)
 
 
 def stage_times() -> list[StageTimes]:
@@ -94,13 +103,9 @@ def test_the_stages_of_all_parts_are_below_the_one_request(
 
 
 def test_a_text_in_parts_is_traced_with_the_stages_of_each(
-    serve: Callable[..., Running],
-    tracer: Tracer,
-    memory: InMemorySpanExporter,
-    monkeypatch: pytest.MonkeyPatch,
+    serve_traced: Callable[..., Running], tracer: Tracer, memory: InMemorySpanExporter
 ) -> None:
-    monkeypatch.setattr(app_module, "make_tracer", lambda: tracer)
-    server = serve(say(0.2), tracing=True, info=structs.replace(INFO, max_prompt_chars=1))
+    server = serve_traced(say(0.2), info=structs.replace(INFO, max_prompt_chars=1))
     text = "The old dog saw the small boat. Then the dog went home again. A girl found the red box."
     assert server.http.post("/v1/audio/speech", json={"input": text}).status_code == 200
     server.pipeline.wait_until(lambda: len(memory.get_finished_spans()) == 1)
@@ -131,13 +136,9 @@ def test_halves_that_never_meet_are_bounded(tracer: Tracer, monkeypatch: pytest.
 
 
 def test_a_server_traces_what_it_speaks_and_no_words(
-    serve: Callable[..., Running],
-    tracer: Tracer,
-    memory: InMemorySpanExporter,
-    monkeypatch: pytest.MonkeyPatch,
+    serve_traced: Callable[..., Running], tracer: Tracer, memory: InMemorySpanExporter
 ) -> None:
-    monkeypatch.setattr(app_module, "make_tracer", lambda: tracer)
-    server = serve(say(0.2), tracing=True)
+    server = serve_traced(say(0.2))
     body = {"input": "my diary", "stream": True, "response_format": "pcm"}
     answer = server.http.post("/v1/audio/speech", json=body, headers={"traceparent": PARENT})
     assert answer.status_code == 200

@@ -6,7 +6,7 @@ exact: the decoder ends every window where it ends. So the number of graphs and 
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,20 @@ def decode_shapes(most_frames: int, context_frames: int) -> list[DecodeShape]:
         for frames in lengths
         for power in range(max(1, (most_frames // frames).bit_length()))
     ]
+
+
+def batches(
+    windows: Sequence[Array], padded: Callable[[int], int], most: Callable[[int], int]
+) -> Iterator[tuple[int, list[int]]]:
+    """Places of the windows that are not empty, by their `padded` length, at most `most` of it together."""
+    by_frames: dict[int, list[int]] = defaultdict(list)
+    for place, window in enumerate(windows):
+        if len(window):
+            by_frames[padded(len(window))].append(place)
+    for frames, places in by_frames.items():
+        size = most(frames)
+        for start in range(0, len(places), size):
+            yield frames, places[start : start + size]
 
 
 class DecodeGraphs:
@@ -83,7 +97,7 @@ class DecodeGraphs:
         """See `CodecVocoder.begin`; each window is of at most `longest` frames."""
         parts: list[tuple[list[int], Tensor]] = []
         with self._in_order():
-            for frames, places in self._batches(windows):
+            for frames, places in batches(windows, self._padded, lambda frames: self._rows[frames][-1]):
                 parts.append((places, self._decode([windows[place] for place in places], frames)))
             wait = landed(self._device)
 
@@ -97,17 +111,8 @@ class DecodeGraphs:
 
         return read
 
-    def _batches(self, windows: Sequence[Array]) -> list[tuple[int, list[int]]]:
-        """The windows' places by padded length, cut where a batch is full."""
-        by_frames: dict[int, list[int]] = defaultdict(list)
-        for place, window in enumerate(windows):
-            if len(window):
-                by_frames[min(frames for frames in self._rows if frames >= len(window))].append(place)
-        return [
-            (frames, places[start : start + self._rows[frames][-1]])
-            for frames, places in by_frames.items()
-            for start in range(0, len(places), self._rows[frames][-1])
-        ]
+    def _padded(self, frames: int) -> int:
+        return min(known for known in self._rows if known >= frames)
 
     def _decode(self, windows: list[Array], frames: int) -> Tensor:
         """One batch; gives where its samples will be, [windows, frames * samples_per_frame], on the host."""

@@ -1,6 +1,5 @@
 """The vocode stage's worker: windows of codes to waveforms, batched, on a GPU as captured graphs."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from stentor.errors import ConfigError
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import ReadWeight, Target, exact_convolutions
 from stentor.models.higgs_audio_codec.decoder import Decoder
-from stentor.models.higgs_audio_codec.decoding import DecodeGraphs, decode_shapes
+from stentor.models.higgs_audio_codec.decoding import DecodeGraphs, batches, decode_shapes
 from stentor.request import Array
 
 # Of shorter signals some convolutions are computed in another order: these are padded to as much.
@@ -68,16 +67,7 @@ class CodecVocoder:
     def _decode_here(self, windows: Sequence[Array]) -> list[Array]:
         """On a CPU padding costs what it pads: only windows of one length share a batch, and few of them."""
         waveforms: list[Array] = [np.zeros(0, np.float32)] * len(windows)
-        by_length = defaultdict(list)
-        for place, window in enumerate(windows):
-            if len(window):
-                by_length[len(window)].append(place)
-        batches = (
-            (frames, alike[at : at + max(1, _CPU_BATCH_FRAMES // frames)])
-            for frames, alike in by_length.items()
-            for at in range(0, len(alike), max(1, _CPU_BATCH_FRAMES // frames))
-        )
-        for frames, places in batches:
+        for frames, places in batches(windows, int, lambda frames: max(1, _CPU_BATCH_FRAMES // frames)):
             codes = np.stack([windows[place] for place in places]).astype(np.int64)
             missing = max(0, _SHORTEST_FRAMES - frames)
             padded = torch.from_numpy(np.pad(codes, ((0, 0), (0, missing), (0, 0))))
