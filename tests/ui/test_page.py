@@ -1,7 +1,6 @@
 """Laws of the page in Gradio: what its handlers tell, in front of the real HTTP layer and a fake pipeline."""
 
 import asyncio
-import gc
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,18 +20,7 @@ from tests.server.conftest import Front, Running, front_and_port, serve  # noqa:
 from tests.server.fakes import INFO, RATE, config, tone
 from tests.server.test_voices import make_voices
 
-# Gradio's own, and not ours to mend: it leaves event loops open, which are swept away here, after each test.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def swept() -> Iterator[None]:
-    yield
-    gc.collect()
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own.
 
 
 @pytest.fixture
@@ -151,8 +139,12 @@ def test_the_page_opens_with_the_model_its_tags_and_voices(ask: Callable[..., An
 
 
 def test_every_control_has_a_label() -> None:
+    async def built() -> Any:
+        return page.build()
+
     page = Page(Client("http://127.0.0.1:1"), Relay())
-    blocks = page.build()
+    # In a running loop: without one Gradio opens loops of its own, and closes none.
+    blocks = asyncio.run(built())
     page.close()
     controls = [
         c for c in blocks.blocks.values() if type(c).__name__ in ("Textbox", "Dropdown", "Audio", "Checkbox")
