@@ -22,7 +22,8 @@ class Format:
     """One output format; without a `codec` it is written by hand.
 
     `codec` and `container` are libav's names, `bit_rate` is in bits per second; `stream_options` are for the
-    muxer of a stream, which cannot go back to complete a header and must not hold bytes back.
+    muxer of a stream, which cannot go back to complete a header and must not hold bytes back. What has
+    no header is known by its frames: a sound shorter than `least_frames` is filled up with silence.
     """
 
     content_type: str
@@ -30,6 +31,7 @@ class Format:
     container: str = ""
     bit_rate: int | None = None
     stream_options: dict[str, str] = field(default_factory=dict)
+    least_frames: int = 0
 
 
 FORMATS: dict[str, Format] = {
@@ -37,11 +39,16 @@ FORMATS: dict[str, Format] = {
     "pcm": Format("audio/pcm"),
     "flac": Format("audio/flac", "flac", "flac", stream_options={"metadata_header_padding": "0"}),
     "mp3": Format(
-        "audio/mpeg", "libmp3lame", "mp3", 96_000, stream_options={"write_xing": "0", "id3v2_version": "0"}
+        "audio/mpeg",
+        "libmp3lame",
+        "mp3",
+        96_000,
+        stream_options={"write_xing": "0", "id3v2_version": "0"},
+        least_frames=5,
     ),
     # An Ogg page holds a second unless told otherwise: as long would the listener wait.
     "opus": Format("audio/ogg", "libopus", "ogg", 64_000, stream_options={"page_duration": "20000"}),
-    "aac": Format("audio/aac", "aac", "adts", 96_000),
+    "aac": Format("audio/aac", "aac", "adts", 96_000, least_frames=1),
 }
 
 # What telephones speak, 8-bit without a header (ITU-T G.711); for doors whose callers name them.
@@ -164,6 +171,7 @@ class _LibavWriter:
         assert format.codec is not None, "formats without a codec are written by hand"
         self._sample_rate_hz = sample_rate_hz
         self._num_samples = 0
+        self._least_frames = format.least_frames
         self._container = av.open(file, mode="w", format=format.container, options=options)
         rate_hz = _encoder_rate_hz(format.codec, sample_rate_hz)
         self._stream = self._container.add_stream(format.codec, rate=rate_hz, layout="mono")
@@ -179,6 +187,11 @@ class _LibavWriter:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
+        # libav knows AAC for certain by three frames in a row, and MP3 by seven (aacdec.c, mp3dec.c);
+        # the codec's own delay makes the rest of them.
+        least = self._least_frames * self._stream.codec_context.frame_size
+        if 0 < self._num_samples <= least:
+            self.write(np.zeros(least + 1 - self._num_samples, "<i2"))
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
