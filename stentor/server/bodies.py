@@ -20,8 +20,10 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class VoiceName(_Strict):
-    """A voice as an object."""
+class VoiceName(BaseModel):
+    """A voice as an object; that of the list of voices will do as it is."""
+
+    model_config = ConfigDict(strict=True)
 
     id: str
 

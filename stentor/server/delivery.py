@@ -28,7 +28,8 @@ class Form(Protocol):
         """What to send after the last samples; `last` carries the finish reason and the usage."""
 
     def failure(self, error: StentorError) -> bytes | None:
-        """What to send if the stream fails now; None if its form has no words for that."""
+        """What to send if the stream fails now; None, as most forms have no words for that."""
+        return None
 
 
 def make_form(order: Order, sample_rate_hz: int) -> Form:
@@ -44,7 +45,7 @@ def make_form(order: Order, sample_rate_hz: int) -> Form:
             return ChunkEvents(order.format, order.id, sample_rate_hz)
 
 
-class WholeFile:
+class WholeFile(Form):
     """One file of true length, at the end."""
 
     def __init__(self, format: str, sample_rate_hz: int, bit_rate: int | None = None) -> None:
@@ -62,11 +63,8 @@ class WholeFile:
         waveform = np.concatenate(self._pieces)
         return encode_file(waveform, self._format, self._sample_rate_hz, self._bit_rate)
 
-    def failure(self, error: StentorError) -> bytes | None:
-        return None
 
-
-class RawBytes:
+class RawBytes(Form):
     """The bytes of one file in the format, as they are made."""
 
     def __init__(self, format: str, sample_rate_hz: int, bit_rate: int | None = None) -> None:
@@ -79,11 +77,8 @@ class RawBytes:
     def finish(self, last: Audio) -> bytes:
         return self._encoder.finish()
 
-    def failure(self, error: StentorError) -> bytes | None:
-        return None
 
-
-class DeltaEvents:
+class DeltaEvents(Form):
     """OpenAI's events: slices of one file in `speech.audio.delta`, then `speech.audio.done` with usage."""
 
     media_type = _EVENT_STREAM
@@ -108,7 +103,7 @@ class DeltaEvents:
         return _event({"type": "speech.audio.delta", "audio": _base64(data)}) if data else b""
 
 
-class ChunkEvents:
+class ChunkEvents(Form):
     """`audio.speech.chunk` events: audio, then one with finish reason and usage, then `[DONE]`.
 
     For WAV each event holds a whole small file; for other formats they hold slices of one, since every file

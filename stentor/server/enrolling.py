@@ -3,15 +3,15 @@
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from stentor.errors import InternalError, RequestError
-from stentor.request import Array, Audio, Reference, SpeechRequest
+from stentor.request import Audio, Reference, SpeechRequest
 from stentor.server.errors import explain
+from stentor.server.references import read_codes
 from stentor.server.utterance import Service
 from stentor.voices import Voice, VoiceStore
 
@@ -88,7 +88,7 @@ async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_
     if (body.audio_sample is None) == (body.codes is None):
         raise RequestError("a voice is made of a recording, or codes: give one", param="audio_sample")
     await run_in_threadpool(voices.check_new, body.name)
-    reference = Reference(body.audio_sample, _codes(body.codes), body.transcript)
+    reference = Reference(body.audio_sample, read_codes(body.codes, "codes"), body.transcript)
     try:
         made = await _through_pipeline(service, SpeechRequest(request_id, "a voice", reference, enroll=True))
     except RequestError as error:
@@ -143,18 +143,6 @@ def _parse(data: str | bytes, param: str | None) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{param or 'the body'} is not valid JSON: {error}", param=param) from None
-
-
-def _codes(rows: list[list[int]] | None) -> Array | None:
-    if rows is None:
-        return None
-    try:
-        codes = np.array(rows, np.int32)
-    except (ValueError, OverflowError):
-        codes = np.zeros(0, np.int32)
-    if codes.ndim != 2 or codes.size == 0:
-        raise RequestError("codes must be a list of frames of equally many codes each", param="codes")
-    return codes
 
 
 def form_schema(kind: type[BaseModel]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Narration:
         max_pending_chars: int,
     ) -> None:
         self.cancelled = False
+        self.num_sentences = 0  # Taken up so far.
         self._service = service
         self._manner = manner
         self._make_form = make_form
@@ -180,7 +181,9 @@ class Narration:
 
     def _add(self, sentences: list[str]) -> None:
         if not self.cancelled:
-            self._waiting.extend(sentence for sentence in sentences if sentence.strip())
+            spoken = [sentence for sentence in sentences if sentence.strip()]
+            self.num_sentences += len(spoken)
+            self._waiting.extend(spoken)
             self._look_ahead()
         self._changed.set()
 

@@ -20,7 +20,7 @@ def read_reference(body: SpeechBody) -> Reference | None:
     if body.reference_codes is not None and item.vq_codes not in (None, body.reference_codes):
         raise RequestError("reference_codes and vq_codes are two voices: give one", param="reference_codes")
     rows = item.vq_codes if body.reference_codes is None else body.reference_codes
-    codes = None if rows is None else _codes(rows)
+    codes = read_codes(rows, "reference_codes")
     if audio is not None and codes is not None:
         raise RequestError(
             "reference_codes and a recording are two voices: give one", param="reference_codes"
@@ -58,13 +58,14 @@ def _data_uri(item: ReferenceBody) -> str | None:
     return f"data:{item.media_type or ''};base64,{item.data}"
 
 
-def _codes(rows: list[list[int]]) -> Array:
+def read_codes(rows: list[list[int]] | None, param: str) -> Array | None:
+    """Codes int32 [num_frames, num_codebooks], if there are any. Raises RequestError, which names `param`."""
+    if rows is None:
+        return None
     try:
         codes = np.array(rows, np.int32)
     except (ValueError, OverflowError):
         codes = np.zeros(0, np.int32)
     if codes.ndim != 2 or codes.size == 0:
-        raise RequestError(
-            "reference_codes must be a list of frames of equally many codes each", param="reference_codes"
-        )
+        raise RequestError(f"{param} must be a list of frames of equally many codes each", param=param)
     return codes

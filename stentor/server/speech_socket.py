@@ -1,12 +1,14 @@
 """Knows the WebSocket `/v1/audio/speech/stream`: text as it is written, as vLLM-Omni and SGLang-Omni take it.
 
 A client sends `session.config` (the fields of `POST /v1/audio/speech`, and `stream_audio` and
-`split_granularity`), then `input.text` in portions, then `input.done`, as often as it likes; `input.cancel`
-is ours, and interrupts. For each sentence it gets `audio.start`, binary audio and `audio.done`, and
-`session.done` after each `input.done`.
+`split_granularity`), then `input.text` in portions, then `input.done`, as often as it likes. For each
+sentence it gets `audio.start`, binary audio and `audio.done`, and `session.done` after each `input.done`. In
+between, `input.commit` ends a sentence, and is answered by `input.committed` when all before it has been
+spoken; `input.cancel` is ours, and interrupts.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,8 +26,9 @@ from stentor.server.utterance import Service
 from stentor.text.sentences import SentenceSplitter
 
 _CONFIG_TIMEOUT_S = 10.0
-# Utterances of which the text is complete, but not spoken yet.
+# Utterances of which the text is complete, and parts of one that are committed, but not spoken yet.
 _MAX_WAITING = 32
+_MAX_ID_CHARS = 256
 
 
 class SessionFields(BaseModel):
@@ -35,6 +38,8 @@ class SessionFields(BaseModel):
 
     stream_audio: bool = False
     split_granularity: Literal["sentence", "clause", "none"] = "sentence"
+    # vLLM-Omni's ways to speak a text while it is written, which is always done here; two of them stream.
+    streaming_mode: Literal["sentence", "sentence_commit", "token_level"] | None = None
     language: str | None = None
 
 
@@ -57,7 +62,7 @@ class SpeechSocket(Conversation):
         self._service = service
         self._fields = SessionFields()
         self._manner: Manner | None = None
-        self._writing: Narration | None = None  # Of which the text is not complete.
+        self._writing: tuple[Narration, _Telling] | None = None  # Of which the text is not complete.
         self._narrations: list[Narration] = []
         self._num_narrations = 0
         self._speaking: asyncio.Task[None] | None = None
@@ -82,8 +87,12 @@ class SpeechSocket(Conversation):
             raise RequestError("the first message must be session.config", param="type")
         elif kind == "input.text":
             self._write(event.get("text"))
+        elif kind == "input.commit":
+            narration, telling = self._utterance()
+            narration.flush()
+            await telling.promise(narration.num_sentences, event.get("commit_id"))
         elif kind == "input.done":
-            self._narration().end()
+            self._utterance()[0].end()
             self._writing = None
         elif kind == "input.cancel":
             for narration in self._narrations:
@@ -94,7 +103,7 @@ class SpeechSocket(Conversation):
         else:
             raise RequestError(
                 f"the message type {str(kind)[:100]!r} is not known: send session.config, input.text, "
-                "input.done, input.cancel or session.close",
+                "input.commit, input.done, input.cancel or session.close",
                 param="type",
             )
 
@@ -105,6 +114,7 @@ class SpeechSocket(Conversation):
         fields = inner if isinstance(inner, dict) else {name: event[name] for name in event if name != "type"}
         own = set(SessionFields.model_fields) - {"language"}
         session = validated(SessionFields, {**fields}, tuple(SessionFields.model_fields))
+        session.stream_audio |= session.streaming_mode in ("sentence_commit", "token_level")
         body = {name: value for name, value in fields.items() if name not in own}
         form = {"stream": session.stream_audio, "stream_format": "audio" if session.stream_audio else None}
         speech = validated(SpeechBody, {**body, **form, "input": "-"}, FIELDS)
@@ -123,10 +133,10 @@ class SpeechSocket(Conversation):
     def _write(self, text: Any) -> None:
         if not isinstance(text, str):
             raise RequestError("text must be a string", param="text")
-        self._narration().write(text)
+        self._utterance()[0].write(text)
 
-    def _narration(self) -> Narration:
-        """The utterance being written; a new one if there is none."""
+    def _utterance(self) -> "tuple[Narration, _Telling]":
+        """The utterance being written, and what is told of it; a new one if there is none."""
         if self._writing is not None:
             return self._writing
         if len(self._narrations) >= _MAX_WAITING:
@@ -135,19 +145,19 @@ class SpeechSocket(Conversation):
         splitter = SentenceSplitter(self._fields.split_granularity, self._fields.language or "en")
         pending = self._limits.max_pending_chars - sum(other.num_pending for other in self._narrations)
         narration = Narration(self._service, self._manner, make_form, splitter, pending)
+        telling = _Telling(self, self._num_narrations)
         self._narrations.append(narration)
-        self._writing = narration
-        index, self._num_narrations = self._num_narrations, self._num_narrations + 1
-        self._speaking = self.beside(self._speak(narration, index, self._fields.stream_audio, self._speaking))
-        return narration
+        self._num_narrations += 1
+        self._speaking = self.beside(self._speak(narration, telling, self._speaking))
+        self._writing = narration, telling
+        return self._writing
 
     async def _speak(
-        self, narration: Narration, index: int, streamed: bool, before: "asyncio.Task[None] | None"
+        self, narration: Narration, telling: "_Telling", before: "asyncio.Task[None] | None"
     ) -> None:
         """Speak one utterance after those before it."""
         if before is not None:
             await asyncio.wait({before})
-        telling = _Telling(self, index, streamed)
         async with narration.pieces() as pieces:
             async for piece in pieces:
                 await telling.tell(piece)
@@ -158,16 +168,36 @@ class SpeechSocket(Conversation):
 class _Telling:
     """The events of one utterance."""
 
-    def __init__(self, socket: SpeechSocket, index: int, streamed: bool) -> None:
+    def __init__(self, socket: SpeechSocket, index: int) -> None:
         self._socket = socket
-        self._streamed = streamed
         self._utterance = {"utterance_index": index}
-        self._num_sentences = 0
+        self._num_sentences = 0  # Spoken to their end.
         self._num_bytes: int | None = None  # Of the present sentence; None before its start was told.
+        self._promises: deque[tuple[int, Any]] = deque()
+        self._segment = {"segment_index": -1, "segment_sentences": 0, "total_sentences": 0}
+
+    async def promise(self, num_sentences: int, commit_id: Any) -> None:
+        """Tell as soon as so many sentences have been spoken. Raises RequestError if too much is promised."""
+        if not isinstance(commit_id, str | None) or len(commit_id or "") > _MAX_ID_CHARS:
+            raise RequestError(f"commit_id must be a string of at most {_MAX_ID_CHARS}", param="commit_id")
+        if len(self._promises) >= _MAX_WAITING:
+            raise TooLargeError(f"{_MAX_WAITING} commits are still to be spoken: wait for an input.committed")
+        self._promises.append((num_sentences, commit_id))
+        await self._keep_promises()
+
+    async def _keep_promises(self) -> None:
+        while self._promises and self._promises[0][0] <= self._num_sentences:
+            total, commit_id = self._promises.popleft()
+            self._segment = {
+                "segment_index": self._segment["segment_index"] + 1,
+                "segment_sentences": total - self._segment["total_sentences"],
+                "total_sentences": total,
+            }
+            told = {"type": "input.committed", "session_id": self._socket.id, "commit_id": commit_id}
+            await self._socket.send({**told, **self._utterance, **self._segment})
 
     async def tell(self, piece: Piece) -> None:
         """Send what is to be said of a piece, and the piece."""
-        self._num_sentences = piece.index + 1
         await self._start(piece)
         assert self._num_bytes is not None
         if piece.data:
@@ -188,6 +218,8 @@ class _Telling:
                 }
             )
             self._num_bytes = None
+            self._num_sentences = piece.index + 1
+            await self._keep_promises()
 
     async def end(self, *, cancelled: bool) -> None:
         """Tell the end of the utterance."""

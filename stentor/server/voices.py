@@ -44,7 +44,9 @@ def router(service: Service, voices: VoiceStore, consents: Consents) -> APIRoute
     async def create(request: Request) -> dict[str, Any]:
         body = await read_body(request, VoiceBody)
         await run_in_threadpool(consents.check, body.consent)
-        return details(await enroll(service, voices, body, request.state.request_id))
+        made = details(await enroll(service, voices, body, request.state.request_id))
+        # OpenAI's voice, and beside it the answer of vLLM-Omni.
+        return {**made, "success": True, "voice": made}
 
     @routes.get("/v1/audio/voices/{name}", summary="What is known of a voice.")
     async def show(name: Name) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def router(service: Service, voices: VoiceStore, consents: Consents) -> APIRoute
     @routes.delete("/v1/audio/voices/{name}", summary="Remove a voice.")
     async def remove(name: Name) -> dict[str, Any]:
         removed = await run_in_threadpool(voices.remove, name)
-        return {"id": removed.id, "deleted": True, "object": "audio.voice.deleted"}
+        told = {"id": removed.id, "deleted": True, "object": "audio.voice.deleted"}
+        return {**told, "success": True, "message": f"the voice {removed.name!r} is removed"}
 
     @routes.get(
         "/v1/audio/voices/{name}/preview",

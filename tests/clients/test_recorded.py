@@ -1,12 +1,16 @@
 """Programs that cannot run here, by what they send: each recording is answered as its program needs it.
 
 A recording (`recorded/*.toml`) names the program, its version and the source from which it was written down;
-its settings are those that the program's page tells its users to enter.
+its settings are those that the program's page tells its users to enter. Its requests are sent in order, for
+one may need what another made; `{text}` stands for a sentence, `{audio}` for a recording of it. `says` is
+where the program hears it: in a file that is the `body`, in `pcm`, in `events`, or at a place in JSON.
 """
 
 import base64
 import json
 import tomllib
+import wave
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +23,116 @@ from tests.clients.hearing import SENTENCE, assert_says
 RECORDED = Path(__file__).parent / "recorded"
 DOCS = Path(__file__).parents[2] / "docs" / "clients"
 RECORDINGS = {path.stem: tomllib.loads(path.read_text()) for path in sorted(RECORDED.glob("*.toml"))}
-
-
-def requests() -> list[Any]:
-    return [
-        pytest.param(request, id=f"{name}-{number}")
-        for name, recording in RECORDINGS.items()
-        for number, request in enumerate(recording.get("request", ()))
-    ]
-
+RATE_HZ = 24_000
 
 SOCKETS = {name: recording["websocket"] for name, recording in RECORDINGS.items() if "websocket" in recording}
+STREAMS = [
+    pytest.param(stream, id=f"{name}-{number}")
+    for name, recording in RECORDINGS.items()
+    for number, stream in enumerate(recording.get("stream", ()))
+]
 
 
-def with_text(value: Any) -> Any:
-    """The recorded value, with the sentence where the user's text was."""
+@pytest.fixture(scope="module")
+def audio(server: str) -> bytes:
+    """A WAV file that says the sentence."""
+    body = {"input": SENTENCE, "response_format": "wav", "seed": 0}
+    answer = httpx2.post(f"{server}/v1/audio/speech", json=body, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def filled(value: Any, audio: bytes) -> Any:
+    """The recorded value, with the sentence where the user's text was, and its sound where his voice was."""
     if isinstance(value, dict):
-        return {key: with_text(inner) for key, inner in value.items()}
-    return value.replace("{text}", SENTENCE) if isinstance(value, str) else value
+        return {key: filled(inner, audio) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(inner, audio) for inner in value]
+    if not isinstance(value, str):
+        return value
+    uri = f"data:audio/wav;base64,{base64.b64encode(audio).decode()}"
+    return value.replace("{text}", SENTENCE).replace("{audio}", uri)
 
 
-@pytest.mark.parametrize("request_", requests())
-def test_a_recorded_request_is_answered_as_its_program_needs_it(
-    request_: dict[str, Any], server: str
+def at(value: Any, path: str) -> Any:
+    """What stands at a place like results.0.status."""
+    for step in path.split("."):
+        value = value[int(step) if step.isdecimal() else step]
+    return value
+
+
+def joined(events: str) -> bytes:
+    """The samples of all WAV files in `audio.speech.chunk` events, which end with a reason and `[DONE]`."""
+    *told, end = [line.removeprefix("data: ") for line in events.splitlines() if line]
+    chunks = [json.loads(line) for line in told]
+    assert (chunks[-1]["finish_reason"], chunks[-1]["audio"], end) == ("stop", None, "[DONE]")
+    samples = b""
+    for chunk in chunks[:-1]:
+        with wave.open(BytesIO(base64.b64decode(chunk["audio"]["data"]))) as file:
+            assert file.getparams()[:3] == (1, 2, RATE_HZ)
+            samples += file.readframes(file.getnframes())
+    return samples
+
+
+def hear(answer: httpx2.Response, where: str) -> None:
+    match where:
+        case "body":
+            assert_says(answer.content, SENTENCE)
+        case "pcm":
+            assert_says(answer.content, SENTENCE, rate_hz=RATE_HZ)
+        case "events":
+            assert_says(joined(answer.text), SENTENCE, rate_hz=RATE_HZ)
+        case _:
+            assert_says(base64.b64decode(at(answer.json(), where), validate=True), SENTENCE)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", [name for name, told in RECORDINGS.items() if "request" in told])
+def test_recorded_requests_are_answered_as_their_program_needs_it(
+    name: str, server: str, audio: bytes
 ) -> None:
     with httpx2.Client(base_url=server, timeout=60, trust_env=False) as http:
-        answer = http.request(
-            request_["method"],
-            request_["path"],
-            headers=request_.get("headers"),
-            json=with_text(request_["body"]) if "body" in request_ else None,
-        )
-    assert answer.status_code in request_["status"], answer.text
-    assert answer.headers["Content-Type"].startswith(request_.get("content_type", ""))
-    if wanted := request_.get("lists"):
-        items = answer.json()[wanted["at"]]
-        assert items
-        assert all(isinstance(item[name], str) for item in items for name in wanted["with"])
-    if request_.get("says"):
-        assert_says(answer.content, SENTENCE)
+        for told in RECORDINGS[name]["request"]:
+            body = {"json": filled(told["body"], audio)} if "body" in told else {}
+            if "form" in told:
+                body = {"data": filled(told["form"], audio), "files": {"audio_sample": ("me.wav", audio)}}
+            answer = http.request(told["method"], told["path"], headers=told.get("headers"), **body)
+            assert answer.status_code in told["status"], f"{told['what']}: {answer.text}"
+            assert answer.headers["Content-Type"].startswith(told.get("content_type", ""))
+            for header, value in told.get("headers_read", {}).items():
+                assert answer.headers[header] == value or (not value and int(answer.headers[header]) > 0)
+            for path, value in told.get("reads", {}).items():
+                assert at(answer.json(), path) == value, f"{told['what']}: {path}"
+            if wanted := told.get("lists"):
+                items = answer.json()[wanted["at"]]
+                assert items
+                assert all(isinstance(item[field], str) for item in items for field in wanted["with"])
+            if "says" in told:
+                hear(answer, told["says"])
+
+
+@pytest.mark.parametrize("told", STREAMS)
+def test_a_recorded_stream_of_text_is_spoken_as_its_program_needs_it(
+    told: dict[str, Any], server: str
+) -> None:
+    heard, kinds = b"", set()
+    with connect(server.replace("http", "ws", 1) + told["path"], open_timeout=15, proxy=None) as socket:
+        for turn in told["turns"]:
+            for message in turn["send"]:
+                socket.send(message.replace("{text}", SENTENCE))
+            event: dict[str, Any] = {"type": ""}
+            while event["type"] != turn["until"]:
+                answer = socket.recv(timeout=60)
+                if isinstance(answer, bytes):
+                    heard += answer
+                    continue
+                event = json.loads(answer)
+                kinds.add(event["type"])
+                assert event["type"] != "error", event
+                assert set(told["reads"].get(event["type"], ())) <= event.keys()
+                assert event.get("sample_rate", RATE_HZ) == RATE_HZ
+    assert set(told["reads"]) <= kinds
+    assert_says(heard, SENTENCE, rate_hz=RATE_HZ if told["says"] == "pcm" else None)
 
 
 @pytest.mark.parametrize("name", SOCKETS)

@@ -105,6 +105,43 @@ def test_a_sentence_is_heard_before_the_text_is_complete(serve: Serve) -> None:
         assert until(socket, "session.done")[-1]["total_sentences"] == 2
 
 
+def test_a_commit_ends_a_sentence_and_is_answered_when_it_has_been_spoken(serve: Serve) -> None:
+    running = serve(say(0.2))
+    with session(running) as socket:
+        tell(socket, "input.commit", commit_id="nothing yet")
+        assert hear(socket)["segment_sentences"] == 0
+        tell(socket, "input.text", text="The old dog saw the boat. Then it went")
+        tell(socket, "input.commit", commit_id="went")
+        messages = until(socket, "input.committed")
+        assert kinds(messages) == ["audio.start", "audio", "audio.done"] * 2 + ["input.committed"]
+        told = {"commit_id": "went", "segment_index": 1, "segment_sentences": 2, "total_sentences": 2}
+        assert messages[-1] == messages[-1] | told
+        tell(socket, "input.text", text="home.")
+        tell(socket, "input.done")
+        assert until(socket, "session.done")[-1]["total_sentences"] == 3
+    assert [request.text for request in running.pipeline.requests] == [SENTENCES[0], "Then it went", "home."]
+
+
+def test_commits_that_nobody_waits_for_come_to_an_end(serve: Serve) -> None:
+    with session(serve(endless)) as socket:
+        tell(socket, "input.text", text="One sentence without an end")
+        for number in range(33):
+            tell(socket, "input.commit", commit_id=str(number))
+        assert "wait for an input.committed" in until(socket, "error")[-1]["message"]
+        tell(socket, "input.commit", commit_id=7)
+        assert until(socket, "error")[-1]["error"]["param"] == "commit_id"
+        tell(socket, "input.cancel")
+        assert until(socket, "session.done")[-1]["cancelled"]
+
+
+@pytest.mark.parametrize(("mode", "streams"), [("sentence", False), ("token_level", True)])
+def test_the_streaming_modes_of_vllm_omni_are_understood(serve: Serve, mode: str, streams: bool) -> None:
+    running = serve(say(0.3))
+    with connect(f"ws://127.0.0.1:{running.port}/v1/audio/speech/stream", proxy=None) as socket:
+        tell(socket, "session.config", streaming_mode=mode, response_format="pcm")
+        assert hear(socket)["stream_audio"] is streams
+
+
 def test_the_next_sentence_is_begun_while_one_is_heard_and_no_more_than_that(serve: Serve) -> None:
     going_on = threading.Event()
 

@@ -85,7 +85,8 @@ def test_openais_client_makes_uses_and_removes_a_voice(server: Running, store: V
     voice = client.audio.voices.create(name="Rosa", audio_sample=("me.wav", WAV), consent="by letter")
     assert (voice.name, voice.object, voice.type) == ("Rosa", "audio.voice", "audio_sample")
     assert voice.created_at == store.about("Rosa").created_at > 0
-    for named in ("Rosa", {"id": voice.id}):
+    listed = server.http.get(PATH).json()["voices"][-1]
+    for named in ("Rosa", {"id": voice.id}, listed):
         client.audio.speech.create(input="Hello.", model="", voice=named)  # type: ignore[arg-type]
         spoken = server.pipeline.requests[-1].reference
         assert spoken is not None
@@ -106,7 +107,10 @@ def test_what_is_kept_is_what_was_enrolled(server: Running, store: VoiceStore) -
     sound = decode(kept.recording, sample_rate_hz=RATE, max_seconds=9)
     np.testing.assert_allclose(sound, tone(1.0), atol=1 / 16384)
     assert (told["transcript"], told["language"], told["consent"]) == ("What I say.", "en", "by letter")
-    assert told == server.http.get(f"{PATH}/Rosa").json() == server.http.get(f"{PATH}/{told['id']}").json()
+    voice = server.http.get(f"{PATH}/Rosa").json()
+    assert voice == server.http.get(f"{PATH}/{told['id']}").json()
+    # The same as OpenAI's clients read it, and as vLLM-Omni's do.
+    assert told == {**voice, "success": True, "voice": voice}
 
 
 @pytest.mark.parametrize("as_form", [True, False])
@@ -130,7 +134,7 @@ def test_in_json_a_recording_is_text(server: Running) -> None:
 
 
 def test_a_voice_is_renamed_and_described_anew(server: Running) -> None:
-    made = create(server, transcript="words").json()
+    made = create(server, transcript="words").json()["voice"]
     url = f"{PATH}/{made['id']}"
     changed = server.http.patch(url, json={"name": "Rosalind", "transcript": None})
     assert changed.json() == {**made, "name": "Rosalind", "transcript": None}

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from stentor.audio.formats import content_type
-from stentor.errors import NotFoundError, StentorError
+from stentor.errors import NotFoundError
 from stentor.request import Array, Audio
 from stentor.server.answer import SpeechAnswer
 from stentor.server.delivery import Form
@@ -131,7 +131,7 @@ def models(served_name: str, languages: str, max_chars: int) -> list[dict[str, A
     ]
 
 
-class _Timed:
+class _Timed(Form):
     """JSON around the bytes of another form: one object, or a line for each of its parts."""
 
     media_type = "application/json"
@@ -145,9 +145,6 @@ class _Timed:
 
     def finish(self, last: Audio) -> bytes:
         return self._told(self._inner.finish(last))
-
-    def failure(self, error: StentorError) -> bytes | None:
-        return None
 
     def _told(self, data: bytes) -> bytes:
         if not data:

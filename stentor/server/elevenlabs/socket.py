@@ -13,10 +13,10 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
-from stentor.audio.formats import Encoder, content_type
 from stentor.errors import RequestError, StentorError, TooLargeError
-from stentor.request import Array, Audio
+from stentor.request import Audio
 from stentor.server.conversation import POLICY, Conversation, HangUpError, Limits
+from stentor.server.delivery import RawBytes
 from stentor.server.elevenlabs.bodies import OutputFormat, SpeechFields, output_format, speech_body
 from stentor.server.elevenlabs.errors import status_name
 from stentor.server.errors import validated
@@ -56,27 +56,21 @@ def _patient(websocket: WebSocket, limits: Limits) -> Limits:
 class _Context:
     """One text being written, with one file for all of its sentences."""
 
-    def __init__(self, narration: Narration, encoder: Encoder) -> None:
+    def __init__(self, narration: Narration, form: "_Continued") -> None:
         self.narration = narration
         self.closed = False  # No more text comes.
-        self.encoder = encoder
+        self.form = form
 
 
-class _Continued:
-    """A form that goes on from sentence to sentence."""
-
-    def __init__(self, format: OutputFormat, encoder: Encoder) -> None:
-        self.media_type = content_type(format.codec)
-        self._encoder = encoder
-
-    def piece(self, waveform: Array) -> bytes:
-        return self._encoder.encode(waveform)
+class _Continued(RawBytes):
+    """A form that goes on from sentence to sentence, until its `end`."""
 
     def finish(self, last: Audio) -> bytes:
         return b""
 
-    def failure(self, error: StentorError) -> bytes | None:
-        return None
+    def end(self) -> bytes:
+        """What to send after the last sentence."""
+        return self._encoder.finish()
 
 
 class InputSocket(Conversation):
@@ -132,14 +126,12 @@ class InputSocket(Conversation):
             raise TooLargeError(f"{_MAX_CONTEXTS} contexts are open: close one first", code="max_contexts")
         self._num_contexts += 1
         manner = self._manner(event, str(self._num_contexts))
-        format = self._format
-        encoder = Encoder(format.codec, format.sample_rate_hz, format.bit_rate)
-        form = _Continued(format, encoder)
+        form = _Continued(self._format.codec, self._format.sample_rate_hz, self._format.bit_rate)
         splitter = SentenceSplitter(language=self._query.get("language_code") or "en")
         narration = Narration(
             self._service, manner, lambda *_: form, splitter, self._limits.max_pending_chars
         )
-        context = self._contexts[name] = _Context(narration, encoder)
+        context = self._contexts[name] = _Context(narration, form)
         self.beside(self._speak(name, context))
         return context
 
@@ -163,7 +155,7 @@ class InputSocket(Conversation):
                     await self._tell(name, piece)
             if not context.narration.cancelled:
                 loop = asyncio.get_running_loop()
-                rest = await loop.run_in_executor(self._service.encoders, context.encoder.finish)
+                rest = await loop.run_in_executor(self._service.encoders, context.form.end)
                 await self._tell_audio(name, rest)
         finally:
             self._contexts.pop(name, None)
