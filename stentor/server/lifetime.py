@@ -89,9 +89,7 @@ class Server(uvicorn.Server):
 
     def _drain(self, waited_s: float, num_open: int) -> None:
         delay_s, limit_s = self._config.drain_delay_s, self._config.shutdown_timeout_s
-        if waited_s < delay_s:
-            return
-        if num_open and waited_s < delay_s + limit_s:
+        if waited_s < delay_s or (num_open and waited_s < delay_s + limit_s):
             return
         if num_open:
             log.warning("%d requests were not finished within %g s; they are cut off", num_open, limit_s)

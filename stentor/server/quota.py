@@ -27,21 +27,21 @@ class Budget:
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
-        self._per_minute = per_minute
+        self.per_minute = per_minute
         self._clock = clock
         self._level = float(per_minute)
         self._filled_s = clock()
 
     def wait_s(self) -> float:
         """Seconds until there is something; 0 if there is."""
-        if not self._per_minute:
+        if not self.per_minute:
             return 0.0
         now_s = self._clock()
-        gained = (now_s - self._filled_s) * self._per_minute / _MINUTE_S
-        self._level = min(float(self._per_minute), self._level + gained)
+        gained = (now_s - self._filled_s) * self.per_minute / _MINUTE_S
+        self._level = min(float(self.per_minute), self._level + gained)
         self._filled_s = now_s
         # Less than one is nothing yet.
-        return max(0.0, (1.0 - self._level) * _MINUTE_S / self._per_minute)
+        return max(0.0, (1.0 - self._level) * _MINUTE_S / self.per_minute)
 
     def take(self, amount: int) -> None:
         """Spend; `wait_s` came just before."""
@@ -66,19 +66,11 @@ class Quota:
                 raise RateLimitedError(
                     f"this key may have {limit} requests under way: wait for one of them to end"
                 )
-        limits = (
-            (self._requests, self.key.requests_per_minute, "requests"),
-            (
-                self._characters,
-                self.key.characters_per_minute,
-                "characters",
-            ),
-        )
-        for budget, per_minute, what in limits:
+        for budget, what in ((self._requests, "requests"), (self._characters, "characters")):
             wait_s = budget.wait_s()
             if wait_s > 0:
                 raise RateLimitedError(
-                    f"this key may have {per_minute} {what} a minute: try again in {wait_s:.0f} s",
+                    f"this key may have {budget.per_minute} {what} a minute: try again in {wait_s:.0f} s",
                     retry_after_s=wait_s,
                 )
 

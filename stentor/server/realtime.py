@@ -142,13 +142,14 @@ class Session(Conversation):
         previous = next(reversed(self._items), None)
         # As a client may have sent more about it, its own words are kept.
         told = {**fields, "id": item_id, "object": "realtime.item", "status": "completed"}
-        self._keep(told)
+        self.keep(told)
         if item.role == "user" and item.text.strip():
             self._unspoken.append(item_id)
         await self.tell("conversation.item.added", item=told, previous_item_id=previous)
         await self.tell("conversation.item.done", item=told, previous_item_id=previous)
 
-    def _keep(self, item: dict[str, Any]) -> None:
+    def keep(self, item: dict[str, Any]) -> None:
+        """Remember an item, for as long as there is room."""
         self._items[item["id"]] = item
         while len(self._items) > _MAX_ITEMS:
             forgotten = next(iter(self._items))
@@ -238,10 +239,6 @@ class Session(Conversation):
     def first_audio(self, voice: str) -> None:
         """The session has been heard: its voice stays."""
         self._frozen_voice = self._frozen_voice or voice
-
-    def keep_spoken(self, item: dict[str, Any]) -> None:
-        """Remember what was said."""
-        self._keep(item)
 
 
 class Response:
@@ -333,7 +330,7 @@ class Response:
             await self._tell("response.content_part.done", **_PLACE, part=part)
             await tell("response.output_item.done", response_id=self.id, output_index=0, item=item)
             if self.in_conversation:
-                self._session.keep_spoken(item)
+                self._session.keep(item)
                 await tell("conversation.item.done", item=item)
             output = [item]
         await tell("response.done", response=self._described(status, output, details))

@@ -66,8 +66,7 @@ def router(service: Service, voices: VoiceStore, consents: Consents) -> APIRoute
     @routes.delete("/v1/audio/voices/{name}", summary="Remove a voice.")
     async def remove(name: Name) -> dict[str, Any]:
         removed = await run_in_threadpool(voices.remove, name)
-        told = {"id": removed.id, "deleted": True, "object": "audio.voice.deleted"}
-        return {**told, "success": True, "message": f"the voice {removed.name!r} is removed"}
+        return {"id": removed.id, "deleted": True, "object": "audio.voice.deleted", "success": True}
 
     @routes.get(
         "/v1/audio/voices/{name}/preview",

@@ -85,12 +85,8 @@ def router(service: Service, voices: VoiceStore) -> APIRouter:
 
 def _add_lists(routes: APIRouter, voices: VoiceStore) -> None:
     @routes.get("/v1/voices", summary="ElevenLabs: the voices.")
-    async def listing(request: Request) -> dict[str, Any]:
-        known = await run_in_threadpool(voices.all)
-        return {"voices": [_described(voice, request) for voice in known]}
-
     @routes.get("/v2/voices", summary="ElevenLabs: the voices, on one page.")
-    async def page(request: Request) -> dict[str, Any]:
+    async def listing(request: Request) -> dict[str, Any]:
         known = await run_in_threadpool(voices.all)
         told = [_described(voice, request) for voice in known]
         return {"voices": told, "has_more": False, "total_count": len(told), "next_page_token": None}
