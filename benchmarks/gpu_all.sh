@@ -85,7 +85,7 @@ script() {
 piece doctor 60 "$PYTHON" -m stentor doctor ${DRY_RUN:+--help}
 # Right? What is captured is what runs plainly; then what no interpreter shows: races of the split sums.
 checks engine-tests 150 tests/engine/test_gpu.py tests/models/higgs_audio_codec/test_gpu.py
-checks order-tests 90 tests/layers/triton/test_products.py tests/layers/triton/test_sampling.py tests/engine/test_fused_sampler.py
+checks order-tests 90 tests/layers/triton/test_products.py tests/layers/triton/test_sampling.py tests/layers/triton/test_arrivals.py
 # How fast?
 script roofline 150 roofline.py --real-shape --batch 1,2,4,8,16,32,64,128,256
 script latency 150 latency.py --real-shape --concurrency 1,16,64 --requests 3

@@ -143,17 +143,20 @@ def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) 
     return record
 
 
+def fused_advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) -> Values:
+    """`advance` in one launch on a GPU; it ranks all codes, whatever `candidates` says."""
+    from stentor.layers.triton.sampling import sample_and_advance
+
+    return sample_and_advance(logits, state.packed, shape.begin_code, shape.end_code)
+
+
 # What `advance` is: logits, state, shape, candidates; the report.
 Advance = Callable[[Tensor, BatchState, LMShape, int], Values]
 
 
 def choose_advance(kernels: str, device: torch.device) -> Advance:
-    """`advance` itself, or its fused form where the setting `kernels` means that on `device`."""
-    if not fuses(kernels, device):
-        return advance
-    from stentor.engine import fused_sampler
-
-    return fused_sampler.advance
+    """The form of `advance` that the setting `kernels` means on `device`."""
+    return fused_advance if fuses(kernels, device) else advance
 
 
 def _like(values: Tensor, state: BatchState) -> Values:

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stentor.layers.quantization import INT4_GROUP
+from stentor.layers.triton.arrivals import is_last
 from stentor.layers.triton.tiles import Tile, tile_for
 
 # The kernel takes up to this many rows of x; more are for tensor-core libraries.
@@ -123,15 +124,11 @@ def _skinny_product(
         tl.store(there + split * whole, total, mask=kept)
         if GATED:
             tl.store(there + split * whole + half, other, mask=kept)
-        # All threads of this program have written before one of them says so.
-        tl.debug_barrier()
-        is_last = tl.atomic_add(arrived + tile, 1, sem="acq_rel") == SPLITS - 1
-        if is_last:
+        if is_last(arrived + tile, SPLITS):
             total = _joined(there, whole, kept, SPLITS)
             other = total
             if GATED:
                 other = _joined(there + half, whole, kept, SPLITS)
-            tl.store(arrived + tile, 0)
             _write(total, other, scale, out, num_columns, column, row, within, SCALED and not PACKED, GATED)
     else:
         _write(total, other, scale, out, num_columns, column, row, within, SCALED and not PACKED, GATED)
@@ -139,7 +136,7 @@ def _skinny_product(
 
 @triton.jit
 def _joined(there, whole, kept, SPLITS: tl.constexpr):
-    """All parts of a sum in their order, from the second-level cache, where the others' are."""
+    """All parts of a sum in their order."""
     total = tl.load(there, mask=kept, other=0.0, cache_modifier=".cg")
     for part in tl.static_range(1, SPLITS):
         total += tl.load(there + part * whole, mask=kept, other=0.0, cache_modifier=".cg")

@@ -12,6 +12,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from stentor.layers.triton.arrivals import is_last
+
+# The words of a state's row behind its codes, in the order of `engine.state.BatchState`.
+_POSITION, _STATUS, _STEP, _RAMP, _COUNTDOWN, _MAX_ROWS, _GUARD_ROWS, _KEY, _TEMPERATURE, _TOP_P, _TOP_K = (
+    tl.constexpr(place) for place in range(11)
+)
 _CODE_BITS = tl.constexpr(16)
 _CODE_MASK = tl.constexpr(2**16 - 1)
 # Any key of a code is smaller.
@@ -21,76 +27,36 @@ _LARGEST_LOG = tl.constexpr(-(2.0**-32))
 _SMALLEST_LOG = tl.constexpr(-1.7976931348623157e308)
 
 
-def sample(logits: Tensor, draw: tuple[Tensor, Tensor, Tensor], key: Tensor, step: Tensor) -> Tensor:
-    """Draw one code per codebook, as `engine.sampler.sample` does.
+def sample_and_advance(logits: Tensor, state: Tensor, begin_code: int, end_code: int) -> Tensor:
+    """Draw the next rows and move the state machine on, as `engine.sampler.advance` does.
 
     Args:
         logits: [batch, num_codebooks, codebook_size].
-        draw: temperature and top_p (float32, strided alike), top_k (int64), each [batch].
-        key: int32 [batch], of the noise.
-        step: int64 [batch].
-
-    Returns:
-        int64 [batch, num_codebooks].
-    """
-    return _launch(logits, draw, key, step, None, (0, 0))[0]
-
-
-def sample_and_advance(
-    logits: Tensor,
-    draw: tuple[Tensor, Tensor, Tensor],
-    key: Tensor,
-    state: tuple[Tensor, ...],
-    begin_code: int,
-    end_code: int,
-) -> Tensor:
-    """Draw, and move the state machine on, as `engine.sampler.advance` does.
-
-    Args:
-        logits, draw, key: as of `sample`.
-        state: last_rows [batch, num_codebooks], then positions, status, step, ramp, countdown, max_rows and
-            guard_rows, each int64 [batch], columns of one matrix; the first six are brought up to date.
+        state: `engine.state.BatchState.packed`, int64 [batch, width], which is brought up to date.
         begin_code, end_code: of the delay pattern.
 
     Returns:
         int64 [batch, num_codebooks + 1]: the row and the status after it.
     """
-    return _launch(logits, draw, key, state[3], state, (begin_code, end_code))[1]
-
-
-def _launch(
-    logits: Tensor,
-    draw: tuple[Tensor, Tensor, Tensor],
-    key: Tensor,
-    step: Tensor,
-    state: tuple[Tensor, ...] | None,
-    ends: tuple[int, int],
-) -> tuple[Tensor, Tensor]:
     size, num_codebooks, codebook_size = logits.shape
-    codes = torch.empty((size, num_codebooks), dtype=torch.int64, device=logits.device)
     record = torch.empty((size, num_codebooks + 1), dtype=torch.int64, device=logits.device)
     block = triton.next_power_of_2(codebook_size)
-    machine = state or (codes,) * 8
     _sample[(size, num_codebooks)](
         logits.contiguous(),
-        *draw,
-        key,
-        step,
-        *(values.stride(0) for values in (*draw[1:], key, step)),
-        codes,
-        _arrivals(size, logits.device, _stream(logits.device)),
-        *(values for place, values in enumerate(machine) if place != 3),  # The step is there already.
+        state,
+        state.stride(0),
         record,
-        *ends,
+        _arrivals(size, logits.device, _stream(logits.device)),
+        begin_code,
+        end_code,
         num_codebooks,
         codebook_size,
         BLOCK=block,
         STAGES=block.bit_length() - 1,
         WIDTH=triton.next_power_of_2(num_codebooks),
-        MOVES=state is not None,
         num_warps=8,
     )
-    return codes, record
+    return record
 
 
 def _stream(device: torch.device) -> int:
@@ -169,38 +135,18 @@ def _drawn(scores, temperature, limit, share, key, position, size, BLOCK: tl.con
 
 
 @triton.jit
-def _is_last(arrived, count):
-    """Has every other program of `count` written before? The counter goes back to zero then."""
-    # All threads of this program have written before one of them says so.
-    tl.debug_barrier()
-    last = tl.atomic_add(arrived, 1, sem="acq_rel") == count - 1
-    if last:
-        tl.store(arrived, 0)
-    return last
+def _float(word):
+    """A float32 is the lower half of its word."""
+    return tl.load(word).to(tl.int32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _sample(
     logits,
-    temperature,
-    top_p,
-    top_k,
-    keys,
-    steps,
-    float_stride,
-    top_k_stride,
-    key_stride,
-    step_stride,
-    codes,
-    arrived,
-    last_rows,
-    positions,
-    statuses,
-    ramps,
-    countdowns,
-    max_rows,
-    guard_rows,
+    state,
+    state_stride,
     record,
+    arrived,
     begin_code,
     end_code,
     num_codebooks,
@@ -208,66 +154,27 @@ def _sample(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
     WIDTH: tl.constexpr,
-    MOVES: tl.constexpr,
 ):
-    row, codebook = tl.program_id(0), tl.program_id(1)
-    place = row.to(tl.int64) * num_codebooks + codebook
-    heat, share = tl.load(temperature + row * float_stride), tl.load(top_p + row * float_stride)
-    limit = tl.load(top_k + row * top_k_stride)
-    key = tl.load(keys + row * key_stride).to(tl.uint32, bitcast=True)
-    position = (tl.load(steps + row * step_stride) * num_codebooks + codebook).to(tl.uint32)
-    code = _drawn(
-        logits + place * codebook_size, heat, limit, share, key, position, codebook_size, BLOCK, STAGES
-    )
-    tl.store(codes + place, code)
+    row, codebook = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    codes = state + row * state_stride
+    words, report = codes + num_codebooks, record + row * (num_codebooks + 1)
+    key = tl.load(words + _KEY).to(tl.uint32)
+    position = (tl.load(words + _STEP) * num_codebooks + codebook).to(tl.uint32)
+    scores = logits + (row * num_codebooks + codebook) * codebook_size
+    heat, share, limit = _float(words + _TEMPERATURE), _float(words + _TOP_P), tl.load(words + _TOP_K)
+    code = _drawn(scores, heat, limit, share, key, position, codebook_size, BLOCK, STAGES)
+    tl.store(report + codebook, code)
     # Whoever draws the last code of a row moves it on; no other reads what that changes any more.
-    if MOVES and _is_last(arrived + row, num_codebooks):
-        _advance(
-            row,
-            codes,
-            last_rows,
-            positions,
-            statuses,
-            steps,
-            ramps,
-            countdowns,
-            max_rows,
-            guard_rows,
-            record,
-            step_stride,
-            begin_code,
-            end_code,
-            num_codebooks,
-            WIDTH,
-        )
+    if is_last(arrived + row, num_codebooks):
+        _advance(codes, words, report, begin_code, end_code, num_codebooks, WIDTH)
 
 
 @triton.jit
-def _advance(
-    row,
-    codes,
-    last_rows,
-    positions,
-    statuses,
-    steps,
-    ramps,
-    countdowns,
-    max_rows,
-    guard_rows,
-    record,
-    stride,
-    begin_code,
-    end_code,
-    num_codebooks,
-    BLOCK: tl.constexpr,
-):
+def _advance(codes, words, report, begin_code, end_code, num_codebooks, BLOCK: tl.constexpr):
     codebook = tl.arange(0, BLOCK)
     inside = codebook < num_codebooks
-    # From the second-level cache, where the other programs' are.
-    drawn = codes + row * num_codebooks + codebook
-    code = tl.load(drawn, mask=inside, other=0, cache_modifier=".cg")
-    place = row * stride
-    ramp, countdown = tl.load(ramps + place), tl.load(countdowns + place)
+    code = tl.load(report + codebook, mask=inside, other=0, cache_modifier=".cg")
+    ramp, countdown = tl.load(words + _RAMP), tl.load(words + _COUNTDOWN)
     opening = ramp < num_codebooks
     closing = (countdown >= 0) & (ramp >= num_codebooks)
     code = tl.where(opening & (codebook > ramp), begin_code, code)
@@ -277,20 +184,21 @@ def _advance(
 
     countdown = tl.where(closing, countdown - 1, countdown)
     countdown = tl.where(ends, num_codebooks - 2, countdown)
-    step = tl.load(steps + place) + 1
+    position, step = tl.load(words + _POSITION) + 1, tl.load(words + _STEP) + 1
     # The numbers of `engine.state.Status`: running 0, stop 1, length 2, runaway 3.
-    status = tl.where((step >= tl.load(guard_rows + place)) & (countdown < 0), 3, 0)
-    status = tl.where(step >= tl.load(max_rows + place), 2, status)
-    status = tl.where(countdown == 0, 1, status)
+    status = tl.where((step >= tl.load(words + _GUARD_ROWS)) & (countdown < 0), 3, 0)
+    status = tl.where(step >= tl.load(words + _MAX_ROWS), 2, status)
+    status = tl.where(countdown == 0, 1, status).to(tl.int64)
 
-    before = tl.load(statuses + place)
-    report = record + row * (num_codebooks + 1)
+    before = tl.load(words + _STATUS)
+    # Every thread has read the words before one of them writes any.
+    tl.debug_barrier()
     tl.store(report + codebook, tl.where(before != 0, -1, code), mask=inside)
-    tl.store(report + num_codebooks, tl.where(before != 0, before, status.to(tl.int64)))
+    tl.store(report + num_codebooks, tl.where(before != 0, before, status))
     if before == 0:
-        tl.store(last_rows + row * stride + codebook, code, mask=inside)
-        tl.store(positions + place, tl.load(positions + place) + 1)
-        tl.store(statuses + place, status.to(tl.int64))
-        tl.store(steps + place, step)
-        tl.store(ramps + place, ramp + opening.to(tl.int64))
-        tl.store(countdowns + place, countdown)
+        tl.store(codes + codebook, code, mask=inside)
+        tl.store(words + _POSITION, position)
+        tl.store(words + _STATUS, status)
+        tl.store(words + _STEP, step)
+        tl.store(words + _RAMP, ramp + opening.to(tl.int64))
+        tl.store(words + _COUNTDOWN, countdown)

@@ -23,7 +23,6 @@ from tests.layers.triton.interpreted import DEVICE, assert_close
 
 fused = pytest.importorskip("stentor.layers.triton.fused")
 attention = pytest.importorskip("stentor.layers.triton.attention")
-fused_sampler = pytest.importorskip("stentor.engine.fused_sampler")
 
 
 def recipe(layers: int = 2) -> Recipe:
@@ -42,7 +41,7 @@ def reference(layers: int = 2) -> ModelRunner:
 def fused_runner(layers: int = 2, own_product_rows: int = 0) -> ModelRunner:
     kernels = fused.FusedKernels(own_product_rows=own_product_rows)
     model = make_lm(recipe(layers), device=DEVICE, kernels=kernels)
-    return runner(model, attention=attention.TritonBackend(), advance=fused_sampler.advance)
+    return runner(model, attention=attention.TritonBackend(), advance=sampler.fused_advance)
 
 
 def prefill(made: ModelRunner) -> np.ndarray:

@@ -1,33 +1,57 @@
-"""The draw of the kernel is that of the reference, code by code, on fresh scores."""
+"""The kernel draws the reference's codes, on fresh scores, and moves every row on as the reference does."""
 
 import pytest
 import torch
 
 from stentor.engine import sampler
-from tests.engine.oracle import VOCAB
-from tests.engine.test_sampler import MIXTURE, make_state
+from stentor.engine.state import BatchState, Status
+from stentor.request import SamplingParams
+from tests.engine.oracle import END, NUM_CODEBOOKS, VOCAB
+from tests.engine.test_sampler import MIXTURE, SHAPE, make_state
 from tests.layers.triton.interpreted import DEVICE, randn
 
-sampling = pytest.importorskip("stentor.layers.triton.sampling")
+pytest.importorskip("stentor.layers.triton.sampling")
+
+
+def assert_steps_are_the_references(logits: torch.Tensor, expected: BatchState, candidates: int) -> None:
+    actual = BatchState.over(expected.packed.to(DEVICE, copy=True), NUM_CODEBOOKS)
+    for _ in range(3):  # The counters of the drawn codes must be back at zero.
+        told = sampler.advance(logits.cpu(), expected, SHAPE, candidates)
+        assert torch.equal(sampler.fused_advance(logits, actual, SHAPE, candidates).cpu(), told)
+        assert torch.equal(actual.packed.cpu(), expected.packed)
+        logits = logits.flip(0)
 
 
 @pytest.mark.parametrize("spread", [0.05, 1.0, 4.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_codes_are_those_of_the_reference(spread: float, dtype: torch.dtype) -> None:
     # bfloat16 scores are full of ties, also at the edges of the cuts.
-    logits = randn(len(MIXTURE), 8, VOCAB, scale=spread).to(dtype).float()
-    state, _ = make_state(MIXTURE, list(range(0, 70, 7)))
-    expected = sampler.sample(logits.cpu(), state, VOCAB)
-    tensors = (state.temperature, state.top_p, state.top_k, state.noise_key, state.step)
-    temperature, top_p, top_k, key, step = (tensor.to(DEVICE) for tensor in tensors)
-    codes = sampling.sample(logits, (temperature, top_p, top_k), key, step)
-    assert torch.equal(codes.cpu(), expected)
+    logits = randn(len(MIXTURE), NUM_CODEBOOKS, VOCAB, scale=spread).to(dtype)
+    state, candidates = make_state(MIXTURE, list(range(0, 70, 7)))
+    state.ramp.fill_(NUM_CODEBOOKS)
+    assert_steps_are_the_references(logits, state, candidates)
 
 
 def test_noise_is_that_of_the_reference_where_nothing_else_decides() -> None:
-    state, _ = make_state([MIXTURE[1]] * 4, [0, 1, 77, 100_000])
-    logits = torch.zeros(4, 8, VOCAB)
-    expected = sampler.sample(logits, state, 0)
-    draw = tuple(tensor.to(DEVICE) for tensor in (state.temperature, state.top_p, state.top_k))
-    codes = sampling.sample(logits.to(DEVICE), draw, state.noise_key.to(DEVICE), state.step.to(DEVICE))
-    assert torch.equal(codes.cpu(), expected)
+    state, _ = make_state([MIXTURE[1]] * 4, [0, 1, 77, 9_000])
+    state.ramp.fill_(NUM_CODEBOOKS)
+    assert_steps_are_the_references(torch.zeros(4, NUM_CODEBOOKS, VOCAB, device=DEVICE), state, 0)
+
+
+def states(size: int) -> BatchState:
+    """Rows at any point of the pattern: opening, within, winding down, ended, idle, near every bound."""
+    state, _ = make_state([SamplingParams(0.0 if i % 3 else 0.9, 0.9, 40, i) for i in range(size)])
+    state.ramp.copy_(torch.randint(0, NUM_CODEBOOKS + 1, (size,)))
+    state.countdown.copy_(torch.randint(-1, 7, (size,)).where(state.ramp == NUM_CODEBOOKS, -1))
+    state.status.copy_(torch.randint(0, 5, (size,)).where(torch.rand(size) < 0.3, Status.RUNNING))
+    state.step.copy_(torch.randint(0, 40, (size,)))
+    state.max_rows.copy_(state.step + torch.randint(1, 4, (size,)))
+    state.guard_rows.copy_(state.step + torch.randint(1, 4, (size,)))
+    state.last_rows.copy_(torch.randint(0, VOCAB, (size, NUM_CODEBOOKS)))
+    return state
+
+
+def test_rows_in_every_state_move_on_as_those_of_the_reference() -> None:
+    logits = randn(24, NUM_CODEBOOKS, VOCAB)
+    logits[::4, 0, END] = 20.0
+    assert_steps_are_the_references(logits, states(24), VOCAB)
