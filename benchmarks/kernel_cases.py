@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stentor.engine import fused_sampler, sampler
+from stentor.engine import sampler
 from stentor.engine.model import LMShape
 from stentor.engine.state import BatchState
 from stentor.layers import quantization
@@ -18,7 +18,8 @@ from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, Pref
 from stentor.layers.kernels import EagerKernels
 from stentor.layers.kernels.eager import silu_mul
 from stentor.layers.rotary import RotaryTable
-from stentor.layers.triton import heads, norm, pointwise, products, rounding
+from stentor.layers.triton import heads, pointwise, products
+from stentor.layers.triton import rows as row_kernels
 from stentor.layers.triton.attention import TritonBackend
 
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM = 2560, 9728, 32, 8, 128
@@ -62,7 +63,7 @@ def small_cases(rows: int, device: str) -> Iterator[Case]:
     x, delta, weight = randn(device, rows, HIDDEN), randn(device, rows, HIDDEN), randn(device, HIDDEN)
     yield Case(
         f"add+norm {rows}",
-        lambda: norm.add_rms_norm(x, delta, weight, 1e-6)[1],
+        lambda: row_kernels.add_rms_norm(x, delta, weight, 1e-6)[1],
         lambda: EAGER.add_rms_norm(x, delta, weight, 1e-6)[1],
         4 * size_of(x),
     )
@@ -152,7 +153,7 @@ def sampler_case(rows: int, device: str) -> Case:
     theirs = BatchState.over(ours.packed.clone(), CODEBOOKS)
     return Case(
         f"sampler {rows}",
-        lambda: fused_sampler.advance(logits, ours, shape, CODEBOOK_SIZE),
+        lambda: sampler.fused_advance(logits, ours, shape, CODEBOOK_SIZE),
         lambda: sampler.advance(logits, theirs, shape, CODEBOOK_SIZE),
         size_of(logits),
     )
@@ -180,7 +181,7 @@ def float8_case(rows: int, device: str) -> Case:
     x, weight = randn(device, rows, inner), randn(device, outer, inner, scale=inner**-0.5)
     kept = quantization.quantize(weight, "fp8")
     product, restored = (
-        quantization.Float8Product(kept, rounding.round_rows),
+        quantization.Float8Product(kept, row_kernels.round_rows),
         quantization.restore(kept, DTYPE),
     )
     return Case(
@@ -265,6 +266,27 @@ def _attention_case(
     )
 
 
+def snake_cases(device: str) -> Iterator[Case]:
+    """The vocoder's activation before its first convolution, and where signals are longest and it has most to
+    move: with the padding, the ends and the scale of a residual unit, and with the bias inside of one.
+    """
+    for dtype in (torch.bfloat16, torch.float32):
+        for name, batch, time, channels in (("narrow", 4, 72 * 960, 32), ("wide", 4, 72, 1024)):
+            time = min(time, 600) if device == "cpu" else time
+            x = randn(device, batch, time, channels).to(dtype)
+            scale, bias = (randn(device, channels).to(dtype) for _ in range(2))
+            lengths = torch.arange(batch, device=device, dtype=torch.int32) * time // batch + 5
+            before = scale, None, lengths, (-9, time + 18)
+            for part, given in (("before", before), ("inside", (None, bias))):
+                yield Case(
+                    f"snake {part} {name} {str(dtype).removeprefix('torch.')}",
+                    lambda x=x, given=given: pointwise.snake(x, *given),
+                    lambda x=x, given=given: EAGER.snake(x.clone() if given[0] is None else x, *given),
+                    2 * size_of(x),
+                    bound=1e-5 if dtype == torch.float32 else 2e-2,
+                )
+
+
 def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
     """Every kernel, at all numbers of rows or at one."""
     for rows in (1, 8, 64, 256):
@@ -281,5 +303,6 @@ def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
     for rows in (8, 64, 256, 2048):
         if only_rows in (None, rows):
             yield float8_case(rows, device)
+    yield from snake_cases(device)
     yield from attention_cases(device)
     yield float8_cache_case(device)

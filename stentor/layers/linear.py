@@ -16,7 +16,7 @@ _PLAIN_TILE = 4
 
 
 class Linear:
-    """x @ weight.T for a fixed weight [out_features, in_features].
+    """x @ weight.T (+ bias) for a fixed weight [out_features, in_features] and bias [out_features].
 
     The same seed must give the same speech in any batch, so a row of x [num_rows, in_features] must give the
     same row of the result whatever stands beside it. On a CPU, oneDNN's own layout of the weight gives that
@@ -24,7 +24,8 @@ class Linear:
     dtype, whole tiles do. float64 is for checking only and may feel its neighbours.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._bias = bias
         self._packed = packs(weight)
         if self._packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _EXPECTED_ROWS)
@@ -36,11 +37,12 @@ class Linear:
             return self._packed_product(x) if len(x) > 1 else self._packed_product(torch.cat((x, x)))[:1]
         missing = -len(x) % _PLAIN_TILE
         if missing and x.device.type == "cpu":
-            return F.linear(F.pad(x, (0, 0, 0, missing)), self._weight)[: len(x)]
-        return F.linear(x, self._weight)
+            return F.linear(F.pad(x, (0, 0, 0, missing)), self._weight, self._bias)[: len(x)]
+        return F.linear(x, self._weight, self._bias)
 
     def _packed_product(self, x: Tensor) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self._weight, None, "none", [], "")
+        pointwise = torch.ops.mkldnn._linear_pointwise.default
+        product: Tensor = pointwise(x, self._weight, self._bias, "none", [], "")
         return product
 
 

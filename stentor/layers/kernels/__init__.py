@@ -58,6 +58,26 @@ class Kernels(Protocol):
         negative ones taken as 0, plus `offsets` [num_codebooks]; [num_rows, size].
         """
 
+    def snake(
+        self,
+        x: Tensor,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        lengths: Tensor | None = None,
+        window: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """u + sin²(u), where u = x * scale + bias: Snake (arXiv:2006.08195), scaled by its parameter.
+
+        Args:
+            x: signals, [batch, time, channels]; used up if there is no scale.
+            scale, bias: [channels], if any.
+            lengths: integers [batch], if some of the signals end before x does.
+            window: the first of the wanted steps and their number, if not all of x; it has one at least.
+
+        Returns:
+            [batch, number, channels]: zero behind the end of a signal and beyond the edges of x.
+        """
+
 
 def fuses(name: str, device: torch.device) -> bool:
     """Does the setting `name` ('auto', 'eager' or 'triton') mean Triton's kernels on `device`.

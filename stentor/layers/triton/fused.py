@@ -2,16 +2,20 @@
 
 from torch import Tensor
 
-from stentor.layers.context import Place
 from stentor.layers.linear import Linear, Product
 from stentor.layers.quantization import ByRows, Scheme, make_product
-from stentor.layers.rotary import Turn
-from stentor.layers.triton import heads, norm, pointwise
+from stentor.layers.triton import heads, pointwise, rows
 from stentor.layers.triton.products import SkinnyProduct
 
 
 class FusedKernels:
     """Implements `Kernels` on a GPU."""
+
+    rms_norm = staticmethod(rows.rms_norm)
+    add_rms_norm = staticmethod(rows.add_rms_norm)
+    place_heads = staticmethod(heads.place_heads)
+    embed_codes = staticmethod(pointwise.embed_codes)
+    snake = staticmethod(pointwise.snake)
 
     def __init__(self, quantization: Scheme = "none", own_product_rows: int = 0) -> None:
         """Products of up to `own_product_rows` rows are our own kernel's, more are the library's."""
@@ -29,22 +33,6 @@ class FusedKernels:
     def gated(self, weight: Tensor) -> Product:
         """See `Kernels.gated`; one launch where the product is our own kernel's."""
         return self._product(weight, pointwise.silu_mul)
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """See `Kernels.rms_norm`."""
-        return norm.rms_norm(x, weight, eps)
-
-    def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """See `Kernels.add_rms_norm`."""
-        return norm.add_rms_norm(x, delta, weight, eps)
-
-    def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
-        """See `Kernels.place_heads`."""
-        return heads.place_heads(qkv, norm, eps, turn, place)
-
-    def embed_codes(self, rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
-        """See `Kernels.embed_codes`."""
-        return pointwise.embed_codes(rows, offsets, table)
 
     def _product(self, weight: Tensor, then: Product | None = None) -> Product:
         product = make_product(weight, self._quantization, then)

@@ -1,23 +1,24 @@
 """Convolutions over time, the Snake activation and the residual unit, laid out for speed on one CPU core.
 
-Signals are [batch, channels, 1, time] with the channels innermost in memory, which oneDNN convolves without
-reordering. Snake(x) = x + sin²(a x) / a (arXiv:2006.08195, a per channel) is computed in two passes as
-u + sin²(u) with u = a x: the convolution before it or after it holds the factors a and 1 / a.
+Signals are [batch, time, channels], which oneDNN convolves without reordering. Snake(x) = x + sin²(a x) / a
+(arXiv:2006.08195, a per channel) is computed as u + sin²(u) with u = a x (`Kernels.snake`): the convolution
+before it or after it holds the factors a and 1 / a.
 
-Signals of different lengths may share a batch: `beyond` [batch, 1, 1, time] is true where a signal has ended.
-Every Snake clears what stands there, so a signal ends as it would alone, and nothing hangs on a value.
+Signals of different `lengths` (integers [batch]) may share a batch. Every Snake that stands before a look
+sideways clears what is behind a signal, so it ends as it would alone, and nothing hangs on a value.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stentor.layers.kernels import EagerKernels, Kernels
+from stentor.layers.kernels.eager import cut
 from stentor.layers.linear import Linear, packs
 from stentor.models.higgs_audio_codec.config import RESIDUAL_DILATIONS, RESIDUAL_KERNEL
 
@@ -37,10 +38,11 @@ _SWITCHES = threading.RLock()
 
 @dataclass(frozen=True)
 class Target:
-    """Where a network runs and in which arithmetic."""
+    """Where a network runs, in which arithmetic, and who does what lies between its products."""
 
     device: torch.device
     dtype: torch.dtype
+    kernels: Kernels = field(default_factory=EagerKernels)
 
     def place(self, values: Tensor) -> Tensor:
         """`values` there; four-dimensional ones with the channels innermost."""
@@ -65,14 +67,8 @@ class Snake:
     """Gives `alpha` times the activation: the next convolution's weights must have gone through `unscale`."""
 
     def __init__(self, read: ReadWeight, place: str, target: Target) -> None:
-        alpha = read(f"{place}.alpha").double() + _SNAKE_EPSILON
-        self._scale = target.place(alpha.reshape(1, -1, 1, 1))
-        self.alpha = self._scale.flatten().double().cpu()
-
-    def __call__(self, x: Tensor, beyond: Tensor | None = None) -> Tensor:
-        """[batch, channels, 1, time] to the same shape; zero where the signal has ended."""
-        y = add_squared_sine_(x * self._scale)
-        return y if beyond is None else y.masked_fill_(beyond, 0.0)
+        self.alpha = read(f"{place}.alpha").double().flatten() + _SNAKE_EPSILON
+        self.scale = target.place(self.alpha)
 
     def unscale(self, weight: Tensor, *, dim: int) -> Tensor:
         """Weights, float64, for inputs `alpha` times as large; `dim` is that of the input channels."""
@@ -83,13 +79,13 @@ class Snake:
 class Convolution:
     """An optional Snake, then y[t] = bias + sum over k of weight[:, :, k] x[stride t + dilation k - padding].
 
-    `weight` is [out, in, kernel], `bias` [out]; beyond its edges the signal is zero, as Snake(0) is.
+    `weight` is [out, in, kernel], `bias` [out] or None; beyond its edges the signal is zero, as Snake(0) is.
     """
 
     def __init__(
         self,
         weight: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         target: Target,
         snake: Snake | None = None,
         *,
@@ -99,49 +95,46 @@ class Convolution:
     ) -> None:
         unscaled = weight if snake is None else snake.unscale(weight, dim=1)
         self.weight = target.place(unscaled.unsqueeze(2))
-        self.bias = target.place(bias)
-        self._snake = snake
+        self.bias = None if bias is None else target.place(bias)
+        self._snake, self._kernels = snake, target.kernels
         self._stride, self._padding, self._dilation = stride, padding, dilation
         self._reach = dilation * (weight.shape[-1] - 1)
 
-    def __call__(self, x: Tensor, beyond: Tensor | None = None) -> Tensor:
-        """[batch, in, 1, time] to [batch, out, 1, floor((time + 2 padding - reach - 1) / stride) + 1].
+    def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """[batch, time, in] to [batch, floor((time + 2 padding - reach - 1) / stride) + 1, out].
 
-        `beyond` is for the Snake; without one, the signal must be clear there.
+        `lengths` are for the Snake; without one, the signal must be clear behind them.
         """
-        outputs = (x.shape[-1] + 2 * self._padding - self._reach - 1) // self._stride + 1
-        cut = tiles(outputs, x)
-        return join([self.part(x, start, size, beyond)[..., : outputs - start] for start, size in cut])
+        outputs = (x.shape[1] + 2 * self._padding - self._reach - 1) // self._stride + 1
+        parts = tiles(outputs, x)
+        return join([self.part(x, start, size, lengths)[:, : outputs - start] for start, size in parts])
 
-    def part(self, x: Tensor, start: int, size: int, beyond: Tensor | None = None) -> Tensor:
+    def part(self, x: Tensor, start: int, size: int, lengths: Tensor | None = None) -> Tensor:
         """The outputs from `start` to `start + size`; the signal may end before."""
-        first = start * self._stride - self._padding
-        span = (size - 1) * self._stride + self._reach + 1
-        inputs = _cut(x, first, span)
-        if self._snake is not None:
-            inputs = self._snake(inputs, None if beyond is None else _cut(beyond, first, span))
-        steps = (1, self._stride), (0, 0), (1, self._dilation)
-        if tuned(inputs) and packs(self.weight):
+        first, span = start * self._stride - self._padding, (size - 1) * self._stride + self._reach + 1
+        if self._snake is None:
+            inputs = cut(x, first, span)
+        else:
+            inputs = self._kernels.snake(x, self._snake.scale, None, lengths, (first, span))
+        image = inputs.transpose(1, 2).unsqueeze(2)
+        stride, padding, dilation = (1, self._stride), (0, 0), (1, self._dilation)
+        if tuned(x) and packs(self.weight):
             # PyTorch would take other kernels for a lone short signal, which round otherwise.
-            convolved: Tensor = torch.mkldnn_convolution(
-                inputs, self.weight, self.bias, steps[1], steps[0], steps[2], 1
-            )
-            return convolved
-        return F.conv2d(inputs, self.weight, self.bias, *steps)
+            convolved = torch.mkldnn_convolution(image, self.weight, self.bias, padding, stride, dilation, 1)
+        else:
+            convolved = F.conv2d(image, self.weight, self.bias, stride, padding, dilation)
+        return convolved.squeeze(2).transpose(1, 2)
 
 
 class PointwiseConvolution:
     """A convolution of kernel 1: the same matrix at every time step. `weight` is [out, in, 1]."""
 
     def __init__(self, weight: Tensor, bias: Tensor, target: Target) -> None:
-        self._product = Linear(target.place(weight.squeeze(2)))
-        self._bias = target.place(bias)
+        self._product = Linear(target.place(weight.squeeze(2)), target.place(bias))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[batch, in, 1, time] to [batch, out, 1, time]."""
-        batch, channels, _, time = x.shape
-        y = self._product(x.permute(0, 2, 3, 1).reshape(-1, channels)).add_(self._bias)
-        return y.view(batch, 1, time, -1).permute(0, 3, 1, 2)
+        """[batch, time, in] to [batch, time, out]."""
+        return self._product(x.flatten(0, 1)).view(*x.shape[:2], -1)
 
 
 class UpsamplingConvolution:
@@ -161,12 +154,10 @@ class UpsamplingConvolution:
         phases = taps.permute(2, 1, 0, 3).reshape(-1, inputs, 2)
         self._conv = Convolution(phases, bias.repeat(stride), target, snake, padding=1)
 
-    def __call__(self, x: Tensor, beyond: Tensor | None = None) -> Tensor:
-        """[batch, in, 1, time] to [batch, out, 1, stride * time]."""
-        batch, _, _, time = x.shape
-        y = self._conv(x, beyond)
-        samples = y.permute(0, 2, 3, 1).reshape(batch, 1, -1, self._channels)
-        return samples.narrow(2, self._excess, time * self._stride).permute(0, 3, 1, 2)
+    def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """[batch, time, in] to [batch, stride * time, out]."""
+        samples = self._conv(x, lengths).reshape(len(x), -1, self._channels)
+        return samples.narrow(1, self._excess, x.shape[1] * self._stride)
 
 
 class ResidualUnit:
@@ -174,25 +165,29 @@ class ResidualUnit:
 
     def __init__(self, read: ReadWeight, place: str, dilation: int, target: Target) -> None:
         snake2 = Snake(read, f"{place}.snake2", target)
+        bias = read(f"{place}.conv1.bias") * snake2.alpha
+        # A GPU's convolution adds its bias in a pass of its own, a CPU's by the way.
+        adds_bias = target.device.type == "cpu"
         self._conv1 = Convolution(
             read(f"{place}.conv1.weight") * snake2.alpha[:, None, None],
-            read(f"{place}.conv1.bias") * snake2.alpha,
+            bias if adds_bias else None,
             target,
             Snake(read, f"{place}.snake1", target),
             padding=dilation * (RESIDUAL_KERNEL // 2),
             dilation=dilation,
         )
+        self._bias = None if adds_bias else target.place(bias)
         weight = snake2.unscale(read(f"{place}.conv2.weight"), dim=1)
         self._conv2 = PointwiseConvolution(weight, read(f"{place}.conv2.bias"), target)
+        self._kernels = target.kernels
 
-    def __call__(self, x: Tensor, beyond: Tensor | None = None) -> Tensor:
-        """[batch, channels, 1, time] to the same shape."""
-        time = x.shape[-1]
+    def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """[batch, time, channels] to the same shape."""
         parts = []
-        for start, size in tiles(time, x):
-            inner = self._conv1.part(x, start, size, beyond)
-            change = self._conv2(add_squared_sine_(inner))[..., : time - start]
-            parts.append(change.add_(x[..., start : start + size]))
+        for start, size in tiles(x.shape[1], x):
+            inner = self._conv1.part(x, start, size, lengths)
+            change = self._conv2(self._kernels.snake(inner, bias=self._bias))[:, : x.shape[1] - start]
+            parts.append(change.add_(x[:, start : start + size]))
         return join(parts)
 
 
@@ -205,7 +200,7 @@ def tiles(time: int, x: Tensor) -> list[tuple[int, int]]:
     """
     if time <= _SMALLEST_TILED or not tuned(x):
         return [(0, time)]
-    largest = max(_SMALLEST_TILED, _TILE_VALUES // x.shape[1])
+    largest = max(_SMALLEST_TILED, _TILE_VALUES // x.shape[2])
     starts = range(0, time, largest)
     step = largest // _SIZES
     rest = -(-(time - starts[-1]) // step) * step
@@ -213,23 +208,13 @@ def tiles(time: int, x: Tensor) -> list[tuple[int, int]]:
 
 
 def tuned(x: Tensor) -> bool:
-    """Is this a CPU, where signals are cut and the sine is numpy's; a GPU gets the plain operations."""
+    """Is this a CPU, where signals are cut; a GPU gets the plain operations."""
     return x.device.type == "cpu"
 
 
 def join(parts: list[Tensor]) -> Tensor:
     """One signal of the consecutive parts."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def _cut(x: Tensor, start: int, size: int) -> Tensor:
-    """x[..., start : start + size] with zeros beyond the edges."""
-    time = x.shape[-1]
-    piece = x[..., max(start, 0) : start + size]
-    before, after = max(-start, 0), max(start + size - time, 0)
-    if not before and not after:
-        return piece
-    return F.pad(piece.permute(0, 2, 3, 1), (0, 0, before, after)).permute(0, 3, 1, 2)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def residual_units(read: ReadWeight, place: str, target: Target) -> list[ResidualUnit]:
@@ -238,19 +223,3 @@ def residual_units(read: ReadWeight, place: str, target: Target) -> list[Residua
         ResidualUnit(read, f"{place}.res_unit{number}", dilation, target)
         for number, dilation in enumerate(RESIDUAL_DILATIONS, start=1)
     ]
-
-
-def add_squared_sine_(u: Tensor) -> Tensor:
-    """u + sin²(u), written into `u`."""
-    sine = _sine(u)
-    return u.addcmul_(sine, sine)
-
-
-def _sine(u: Tensor) -> Tensor:
-    """sin(u); numpy's float32 sine takes 0.4 of PyTorch's time on one core (0.37 against 0.95 ns a value)."""
-    if not tuned(u) or u.dtype != torch.float32:
-        return torch.sin(u)
-    sine = torch.empty_like(u)
-    # The channels innermost, as they lie in memory, so that numpy sees one contiguous run.
-    np.sin(u.permute(0, 2, 3, 1).numpy(), out=sine.permute(0, 2, 3, 1).numpy())
-    return sine

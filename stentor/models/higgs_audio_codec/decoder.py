@@ -45,16 +45,14 @@ class Decoder:
         batch, frames, codebooks = codes.shape
         rows = (codes.to(self._target.device) + self._first_rows).reshape(-1, codebooks)
         latents = F.embedding_bag(rows, self._table, mode="sum").to(self._target.dtype)
-        x = latents.reshape(batch, 1, frames, -1).permute(0, 3, 1, 2)
-        beyond = None
+        x = latents.reshape(batch, frames, -1)
         if lengths is not None:
-            places = torch.arange(frames, device=x.device)
-            beyond = (places >= lengths[:, None])[:, None, None, :]
-            x = x.masked_fill(beyond, 0.0)
+            lengths = lengths.int()
+            x = x.masked_fill(torch.arange(frames, device=x.device)[:, None] >= lengths[:, None, None], 0.0)
         x = self._conv1(x)
         for block in self._blocks:
-            x, beyond = block(x, beyond)
-        return self._conv2(x, beyond).reshape(batch, -1).float()
+            x, lengths = block(x, lengths)
+        return self._conv2(x, lengths).reshape(batch, -1).float()
 
 
 class _Block:
@@ -67,12 +65,12 @@ class _Block:
         self._upsample = UpsamplingConvolution(weight, bias, stride, target, snake)
         self._units = residual_units(read, place, target)
 
-    def __call__(self, x: Tensor, beyond: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x = self._upsample(x, beyond)
-        beyond = None if beyond is None else beyond.repeat_interleave(self._stride, dim=-1)
+    def __call__(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x = self._upsample(x, lengths)
+        lengths = None if lengths is None else lengths * self._stride
         for unit in self._units:
-            x = unit(x, beyond)
-        return x, beyond
+            x = unit(x, lengths)
+        return x, lengths
 
 
 def fold_quantizers(read: ReadWeight, config: CodecConfig) -> Tensor:

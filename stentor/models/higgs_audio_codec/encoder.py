@@ -77,10 +77,10 @@ class _AcousticEncoder:
 
     def __call__(self, waveforms: Tensor) -> Tensor:
         """[batch, samples] to [batch, acoustic hidden size, frames]."""
-        x = self._conv1(waveforms[:, None, None, :])
+        x = self._conv1(waveforms[..., None])
         for block in self._blocks:
             x = block(x)
-        return self._conv2(x).squeeze(2)
+        return self._conv2(x).transpose(1, 2)
 
 
 class _Block:

@@ -140,13 +140,18 @@ def build_vocode(checkpoint: Path, config: Config) -> Stage:
     """The stage that turns codes into sound."""
     import torch
 
+    from stentor.engine.compilations import keep_in
+
+    keep_in(config.model.cache_folder)
+    from stentor.layers.kernels import choose_kernels
     from stentor.models.higgs_audio_codec.convolution import Target
     from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
     from stentor.stages.vocode import VocodeStage
 
     device, _ = _arithmetic(config)
     read, codec = _codec(checkpoint, config)
-    target = Target(device, getattr(torch, config.vocoder.dtype))
+    kernels = choose_kernels(config.engine.kernels, device)
+    target = Target(device, getattr(torch, config.vocoder.dtype), kernels)
     most_frames, graphs = config.vocoder.max_batch_frames, config.engine.cuda_graphs
     return VocodeStage(CodecVocoder(read, codec, target, most_frames, graphs=graphs), config.vocoder)
 

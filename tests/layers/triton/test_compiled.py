@@ -21,6 +21,7 @@ LAUNCHED = {
     "_sample",
     "_silu_mul",
     "_skinny_product",
+    "_snake",
 }
 
 

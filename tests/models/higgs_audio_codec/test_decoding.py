@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stentor.config import VocoderConfig
+from stentor.layers.kernels import eager
 from stentor.models.higgs_audio_codec import convolution
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import Target, exact_convolutions
@@ -41,6 +42,7 @@ def decoder(tiny: CodecConfig, parameters: Tensors) -> Decoder:
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operations of a GPU: nothing is NumPy's, nothing is cut into tiles."""
     monkeypatch.setattr(convolution, "tuned", lambda x: False)
+    monkeypatch.setattr(eager, "sine", torch.sin)
 
 
 def windows(*frames: int) -> list[Array]:

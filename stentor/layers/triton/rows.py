@@ -1,0 +1,65 @@
+"""What takes a whole row of activations at once, one program a row: RMSNorm and the rounding to float8."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `Kernels.rms_norm`."""
+    x = x.contiguous()
+    normed = torch.empty_like(x)
+    _norm[(len(x),)](x, None, weight, x, normed, x.shape[1], eps, **_whole(x))
+    return normed
+
+
+def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """See `Kernels.add_rms_norm`."""
+    x, delta = x.contiguous(), delta.contiguous()
+    total, normed = torch.empty_like(x), torch.empty_like(x)
+    _norm[(len(x),)](x, delta, weight, total, normed, x.shape[1], eps, **_whole(x))
+    return total, normed
+
+
+def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See `layers.quantization.round_rows`."""
+    x = x.contiguous()
+    rounded = torch.empty_like(x, dtype=torch.float8_e4m3fn)
+    scale = torch.empty((len(x), 1), dtype=torch.float32, device=x.device)
+    _round_rows[(len(x),)](x, rounded, scale, x.shape[1], **_whole(x))
+    return rounded, scale
+
+
+def _whole(x: Tensor) -> dict[str, int]:
+    """A program that holds a whole row."""
+    block = triton.next_power_of_2(x.shape[1])
+    return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}
+
+
+@triton.jit
+def _norm(x, delta, weight, total, normed, size, eps, BLOCK: tl.constexpr):
+    column = tl.arange(0, BLOCK)
+    inside = column < size
+    place = tl.program_id(0).to(tl.int64) * size + column
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if delta is not None:
+        value += tl.load(delta + place, mask=inside, other=0.0).to(tl.float32)
+        # Rounded first: the norm is that of the sum which goes on.
+        rounded = value.to(total.dtype.element_ty)
+        tl.store(total + place, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(value * value, axis=0) / size + eps)
+    value *= scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(normed + place, value.to(normed.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _round_rows(x, rounded, scales, size, BLOCK: tl.constexpr):
+    row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    inside = column < size
+    value = tl.load(x + row * size + column, mask=inside, other=0.0).to(tl.float32)
+    # The largest number that float8_e4m3fn can say.
+    scale = tl.maximum(tl.max(tl.abs(value), axis=0), 1e-12) / 448.0
+    tl.store(rounded + row * size + column, (value / scale).to(rounded.dtype.element_ty), mask=inside)
+    tl.store(scales + row, scale)
