@@ -4,6 +4,7 @@ What a graph does is what ran while it was captured, on the same addresses. So a
 step lies in buffers that never move, and whatever has fewer rows than a graph is padded with idle ones.
 """
 
+import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from typing import Any
@@ -23,6 +24,8 @@ Capture = Callable[[Callable[[], object], Callable[[], Any]], tuple[Callable[[],
 """Rehearses on buffers that matter to nobody, records `run`; gives how to replay it, and its result, which
 every replay writes again."""
 
+# PyTorch captures one graph at a time: to begin one waits for the device, which breaks what others capture.
+_CAPTURING = threading.Lock()
 # Rehearsals before a capture: kernels are compiled and chosen, libraries get their workspaces.
 _REHEARSALS = 2
 # Block tables are cut to this many positions, or twice as many and so on: each width is another graph.
@@ -43,11 +46,21 @@ def capture_on(stream: torch.cuda.Stream) -> Capture:
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         # Other threads of this process (the vocoder's) go on allocating meanwhile.
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with _CAPTURING, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             result = run()
         return graph.replay, result
 
     return capture
+
+
+def own_stream(device: torch.device, *, urgent: bool = False) -> torch.cuda.Stream:
+    """A stream beside the present one, behind what that holds: weights and caches are still being written.
+
+    The kernels of an `urgent` one go before the others'.
+    """
+    stream = torch.cuda.Stream(device, priority=-urgent)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
 
 
 def graph_sizes(max_rows: int) -> list[int]:

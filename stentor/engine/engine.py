@@ -10,7 +10,7 @@ from stentor.config import EngineConfig
 from stentor.engine.block_manager import BlockManager
 from stentor.engine.kv_cache import KVCache
 from stentor.engine.memory import cache_shape, count_blocks, free_bytes, report
-from stentor.engine.model import SpeechLM
+from stentor.engine.model import LMShape, SpeechLM
 from stentor.engine.model_runner import ModelRunner
 from stentor.engine.sampler import choose_advance
 from stentor.engine.scheduler import Chunk, Plan, Scheduler
@@ -49,12 +49,12 @@ class Engine:
             ConfigError: the device has too little memory for the cache.
         """
         self.max_context = min(config.max_context, model.shape.max_positions)
-        steps_bytes = self._measure_steps(model, config)
-        shape = cache_shape(model.shape, config)
+        shape = cache_shape(model.shape, config, model.device)
+        steps_bytes = self._measure_steps(model, config, shape)
         num_blocks = count_blocks(shape, config, self.max_context, model.device, steps_bytes + reserved_bytes)
         self._blocks = BlockManager(num_blocks, config.block_size, config.prefix_caching)
         self._scheduler = Scheduler(self._blocks, config.max_running_requests, config.max_prefill_tokens)
-        self._runner = self._make_runner(model, config, num_blocks)
+        self._runner = self._make_runner(model, config, shape, num_blocks)
         self._runner.warm_up()
         report(shape, num_blocks, config.block_size, steps_bytes, model.device)
         on_gpu = model.device.type == "cuda"
@@ -105,32 +105,32 @@ class Engine:
             "preemptions": self._preemptions,
         }
 
-    def _make_runner(self, model: SpeechLM, config: EngineConfig, num_blocks: int) -> ModelRunner:
+    def _make_runner(
+        self, model: SpeechLM, config: EngineConfig, shape: LMShape, num_blocks: int
+    ) -> ModelRunner:
         return ModelRunner(
             model,
             choose_backend(config.attention_backend, model.device),
-            KVCache(cache_shape(model.shape, config), num_blocks, config.block_size, model.device),
+            KVCache(shape, num_blocks, config.block_size, model.device),
             config.max_running_requests,
             self.max_context,
             choose_advance(config.kernels, model.device),
             graphs=config.cuda_graphs,
         )
 
-    def _measure_steps(self, model: SpeechLM, config: EngineConfig) -> int:
+    def _measure_steps(self, model: SpeechLM, config: EngineConfig, shape: LMShape) -> int:
         """Bytes of the device that the largest steps, their graphs and the state take beside the cache."""
         if model.device.type != "cuda":
             return 0
         least_blocks = -(-self.max_context // config.block_size) + 1
         before_bytes = free_bytes(model.device)
-        trial = self._make_runner(model, config, least_blocks)
+        trial = self._make_runner(model, config, shape, least_blocks)
         trial.warm_up(largest_only=True)
         used_bytes = before_bytes - free_bytes(model.device)
         del trial
         gc.collect()
         torch.cuda.empty_cache()
-        return max(
-            0, used_bytes - least_blocks * config.block_size * cache_shape(model.shape, config).position_bytes
-        )
+        return max(0, used_bytes - least_blocks * config.block_size * shape.position_bytes)
 
     def _launch(self) -> _Flight | None:
         """Begin the next step, if there is one; nothing here waits or looks at each sequence."""
@@ -148,19 +148,22 @@ class Engine:
             self._refuse(sequence)
         return _Flight(drawing, self._runner.land()) if drawing else None
 
-    def _decode(self, start: int, end: int) -> list[Sequence]:
-        """A step of the slots [start, end); if memory runs out, in halves, whose rows do not feel it.
+    def _decode(self, start: int, end: int, captured: bool = True) -> list[Sequence]:
+        """A step of the slots [start, end); if memory runs out, without a graph, which takes more, then in
+        halves, whose rows do not feel it.
 
         Returns:
             The sequences that drew a row: not one for which there is no memory alone.
         """
         try:
-            self._runner.decode(start, end, self._scheduler.longest)
+            self._runner.decode(start, end, self._scheduler.longest, captured)
         except torch.OutOfMemoryError:
+            if captured:
+                return self._decode(start, end, captured=False)
             if end - start == 1:
                 return []
             middle = (start + end) // 2
-            return self._decode(start, middle) + self._decode(middle, end)
+            return self._decode(start, middle, False) + self._decode(middle, end, False)
         return self._scheduler.running[start:end]
 
     def _prefill(self, chunks: list[Chunk]) -> list[Sequence]:

@@ -10,6 +10,7 @@ from stentor.config import EngineConfig
 from stentor.engine.model import LMShape
 from stentor.errors import ConfigError
 from stentor.layers.attention import BACKENDS
+from stentor.layers.device import check_float8
 
 # Of what is free, this share is left to the other stages and to what nobody foresaw.
 _SHARE_LEFT = 0.2
@@ -17,14 +18,15 @@ _SHARE_LEFT = 0.2
 _LOG = logging.getLogger(__name__)
 
 
-def cache_shape(shape: LMShape, config: EngineConfig) -> LMShape:
+def cache_shape(shape: LMShape, config: EngineConfig, device: torch.device) -> LMShape:
     """`shape` with the dtype of its cache: the model's own, or float8 as configured.
 
     Raises:
-        ConfigError: the attention backend that is asked for does not read float8.
+        ConfigError: the attention backend that is asked for does not read float8, or the card does not.
     """
     if config.kv_cache_dtype == "auto":
         return shape
+    check_float8("--kv-cache-dtype", "auto", device)
     offer = BACKENDS.get(config.attention_backend)
     if offer is not None and not offer.reads_float8:
         raise ConfigError(

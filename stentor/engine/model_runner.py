@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stentor.engine import sampler
-from stentor.engine.cuda_graph import PrefillGraphs, StepGraphs, capture_on
+from stentor.engine.cuda_graph import PrefillGraphs, StepGraphs, capture_on, own_stream
 from stentor.engine.kv_cache import KVCache
 from stentor.engine.landing import Landing, upload
 from stentor.engine.model import SpeechLM
@@ -55,7 +55,7 @@ class ModelRunner:
         on_gpu = device.type == "cuda"
         self._model = model
         self._cache = cache
-        self._stream = _urgent_stream(device) if on_gpu else None
+        self._stream = own_stream(device, urgent=True) if on_gpu else None
         self._blocks_step = _LENGTH_STEP // math.gcd(_LENGTH_STEP, cache.block_size)
         self._max_blocks = -(-max_context // cache.block_size) + self._blocks_step
         self._codebooks, self._codebook_size = shape.num_codebooks, shape.codebook_size
@@ -97,10 +97,13 @@ class ModelRunner:
                 self._step(self._state, self._max_blocks, self._candidates)
         return sum(len(graphs) for graphs in (self._graphs, self._prefill_graphs) if graphs is not None)
 
-    def decode(self, start: int, end: int, longest: int) -> None:
-        """One step of the sequences in the slots [start, end), the furthest of which computes `longest`."""
+    def decode(self, start: int, end: int, longest: int, captured: bool = True) -> None:
+        """One step of the sequences in the slots [start, end), the furthest of which computes `longest`.
+
+        It may only be `captured` if no other runs: a graph moves the rows on with which it pads.
+        """
         blocks = longest // self._cache.block_size + 1
-        if self._graphs is not None and not start:
+        if self._graphs is not None and captured:
             self._landing.add(self._graphs(end, blocks, self._candidates, self._penalises))
         else:
             wanted = -(-blocks // self._blocks_step) * self._blocks_step
@@ -195,8 +198,3 @@ class ModelRunner:
 
     def _upload(self, words: Array) -> Tensor:
         return upload(words, self._model.device)
-
-
-def _urgent_stream(device: torch.device) -> torch.cuda.Stream:
-    """Its kernels go before those of the vocoder, whose listeners are ahead."""
-    return torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]

@@ -37,6 +37,15 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     }[name]
 
 
+def check_float8(flag: str, instead: str, device: torch.device) -> None:
+    """Raise ConfigError if `device` is a card without float8, for which no kernel can be compiled."""
+    if device.type == "cuda" and (capability := torch.cuda.get_device_capability(device)) < (8, 9):
+        found = ".".join(map(str, capability))
+        raise ConfigError(
+            f"{flag} fp8 needs a GPU of compute capability 8.9 or newer, this one has {found}: use {instead}"
+        )
+
+
 def cpu_multiplies_bfloat16() -> bool:
     """Does this CPU have bfloat16 products (AVX512-BF16 or AMX); without them float32 is faster."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

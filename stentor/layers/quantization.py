@@ -107,7 +107,7 @@ def make_product(weight: Tensor, scheme: Scheme, then: Product | None = None) ->
     kept = quantize(weight, scheme)
     scale = kept.scale if scheme == "int4" else kept.scale[:, 0]
     few = SkinnyProduct(kept.values, scale, gated=then is not None)
-    if scheme == "fp8" and torch.cuda.get_device_capability(weight.device) >= (8, 9):
+    if scheme == "fp8":
         from stentor.layers.triton.rows import round_rows
 
         return ByRows(_MOST_ROWS_BY_WEIGHT, few, _followed(Float8Product(kept, round_rows), then))

@@ -6,6 +6,7 @@ nothing enters for one that has ended or failed here, until the pipeline's Abort
 
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Worker:
     def recover(self, error: Exception) -> None:
         """After `run` has raised `error`: fail the requests that the stage held and build it anew."""
         self._close_stage()
+        # They hold the broken stage, whose memory the new one needs.
+        traceback.clear_frames(error.__traceback__)
         for request_id in self._open_requests():
             self._end(request_id, self._defect(error))
         self._failed_steps = 0

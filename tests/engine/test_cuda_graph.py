@@ -3,6 +3,10 @@
 A recorder stands in for CUDA: it does the captured operations again on the captured memory, without Python.
 """
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,10 +14,11 @@ import pytest
 import torch
 
 from stentor.config import EngineConfig
-from stentor.engine.cuda_graph import PrefillGraphs, StepGraphs, graph_sizes
+from stentor.engine.cuda_graph import PrefillGraphs, StepGraphs, capture_on, graph_sizes, own_stream
 from stentor.engine.engine import Engine
 from stentor.engine.prefill import Prefill
 from stentor.engine.sampler import advance
+from stentor.engine.state import BatchState
 from stentor.engine.step import DecodeStep
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
@@ -105,3 +110,79 @@ def test_what_was_warmed_up_is_not_captured_again(monkeypatch: pytest.MonkeyPatc
     while engine.has_work():
         engine.step()
     assert engine._runner.warm_up() == graphs
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_batch_for_which_no_graph_has_memory_moves_each_row_once(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_lm(SMALL)
+    expected = rows_of(make_engine(monkeypatch, model, overlap="off"))
+    engine = make_engine(monkeypatch, model, overlap="off")
+    use_graphs(engine)
+    graphs, step = engine._runner._graphs, engine._runner._step
+
+    def captured(size: int, *how: Any) -> torch.Tensor:
+        if size > room:
+            raise torch.OutOfMemoryError
+        return graphs(size, *how)
+
+    def plain(rows: BatchState, *how: Any) -> Any:
+        if len(rows.packed) > room:
+            raise torch.OutOfMemoryError
+        return step(rows, *how)
+
+    monkeypatch.setattr(engine._runner, "_graphs", captured)
+    monkeypatch.setattr(engine._runner, "_step", plain)
+    rows = rows_of(engine)
+    assert {name for name in rows if not np.array_equal(rows[name], expected[name])} == set()
+
+
+class Card:
+    """Stands in for `torch.cuda`: which streams wait for which, and whether captures keep to themselves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits: list[Any] = []
+        self.captures = self.most = 0
+        for name, stand_in in {
+            "Stream": lambda device, priority: SimpleNamespace(
+                priority=priority, wait_stream=self.waits.append, synchronize=lambda: None
+            ),
+            "current_stream": lambda device: "the present one",
+            "graph_pool_handle": lambda: None,
+            "stream": lambda stream: contextlib.nullcontext(),
+            "CUDAGraph": lambda: SimpleNamespace(replay=None),
+            "graph": self.graph,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    @contextlib.contextmanager
+    def graph(self, *_: Any, **__: Any) -> Iterator[None]:
+        self.captures += 1
+        self.most = max(self.most, self.captures)
+        yield
+        self.captures -= 1
+
+
+def test_a_stream_of_its_own_begins_behind_what_was_written_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(monkeypatch)
+    assert own_stream(torch.device("cuda")).priority == 0
+    assert own_stream(torch.device("cuda"), urgent=True).priority == -1
+    assert card.waits == ["the present one"] * 2
+
+
+def test_two_threads_capture_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card(monkeypatch)
+    device, rehearsed = torch.device("cuda"), threading.Event()
+    theirs = threading.Thread(target=capture_on(own_stream(device)), args=(rehearsed.set, lambda: None))
+
+    def run() -> int:
+        theirs.start()
+        assert rehearsed.wait(60)
+        theirs.join(0.2)  # Long enough for it to begin, if it could.
+        return 5
+
+    assert capture_on(own_stream(device))(lambda: None, run)[1] == 5
+    theirs.join(60)
+    assert not theirs.is_alive()
+    assert card.most == 1

@@ -350,10 +350,10 @@ def test_a_step_without_memory_is_done_in_parts_and_changes_no_code(
     rig = Rig(model, overlap=overlap)
     decode = rig.engine._runner.decode
 
-    def cramped(start: int, end: int, longest: int) -> None:
+    def cramped(start: int, end: int, *how: int) -> None:
         if end - start > room:
             raise torch.OutOfMemoryError
-        decode(start, end, longest)
+        decode(start, end, *how)
 
     monkeypatch.setattr(rig.engine._runner, "decode", cramped)
     stories = rig.run(sampled(SMALL, 24))
@@ -370,10 +370,10 @@ def test_only_a_sequence_that_has_no_memory_alone_fails(
     decode, sequences = engine._runner.decode, {sequence.id: sequence for sequence in sampled(SMALL, 24)}
     starving = list(sequences.values())[4]
 
-    def cramped(start: int, end: int, longest: int) -> None:
+    def cramped(start: int, end: int, *how: int) -> None:
         if starving in engine._scheduler.running[start:end] and starving.num_rows >= 3:
             raise torch.OutOfMemoryError
-        decode(start, end, longest)
+        decode(start, end, *how)
 
     monkeypatch.setattr(engine._runner, "decode", cramped)
     for sequence in sequences.values():

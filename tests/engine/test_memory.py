@@ -91,7 +91,7 @@ def test_a_cache_in_float8_takes_half_the_bytes_of_bfloat16_and_serves() -> None
     recipe = Recipe(seed=3, with_codec=False)
     model = make_lm(recipe, torch.bfloat16)
     position_bytes = model.shape.position_bytes // 2
-    assert cache_shape(model.shape, EngineConfig(kv_cache_dtype="fp8")).position_bytes == position_bytes
+    assert cache_shape(model.shape, EngineConfig(kv_cache_dtype="fp8"), CPU).position_bytes == position_bytes
     # Tight enough that sequences are put aside and come back.
     rig = Rig(model, kv_cache_dtype="fp8", max_context=128, kv_cache_bytes=11 * 16 * position_bytes)
     stories = rig.run([greedy(f"s{i}", random_prompt(recipe, i), 60) for i in range(3)])
@@ -101,4 +101,4 @@ def test_a_cache_in_float8_takes_half_the_bytes_of_bfloat16_and_serves() -> None
 def test_a_backend_that_does_not_read_float8_is_refused() -> None:
     config = EngineConfig(kv_cache_dtype="fp8", attention_backend="fa3")
     with pytest.raises(ConfigError, match="fp8 does not go with --attention-backend fa3: use auto"):
-        cache_shape(SHAPE, config)
+        cache_shape(SHAPE, config, CPU)

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from stentor.config import EngineConfig
+from stentor.engine.memory import cache_shape
 from stentor.errors import ConfigError
 from stentor.layers import device
-from stentor.layers.device import resolve_device, resolve_dtype
+from stentor.layers.device import check_float8, resolve_device, resolve_dtype
+from stentor.layers.kernels import choose_kernels
 
 CPU = torch.device("cpu")
 
@@ -40,3 +43,18 @@ def test_auto_takes_the_arithmetic_that_the_hardware_multiplies(monkeypatch: pyt
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float64"])
 def test_a_named_arithmetic_is_taken_as_it_is(name: str) -> None:
     assert resolve_dtype(name, CPU) == getattr(torch, name)
+
+
+def test_only_cards_that_have_float8_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = torch.device("cuda")
+    for capability in ((8, 9), (9, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, has=capability: has)
+        check_float8("--quantization", "int8", card)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    check_float8("--quantization", "int8", CPU)
+    monkeypatch.setattr("stentor.layers.kernels.fuses", lambda *_: True)
+    with pytest.raises(ConfigError, match=r"--quantization fp8 needs .* 8.9 or newer, .* has 8.0: use int8"):
+        choose_kernels("triton", card, "fp8")
+    config = EngineConfig(kv_cache_dtype="fp8", attention_backend="triton")
+    with pytest.raises(ConfigError, match=r"--kv-cache-dtype fp8 needs .*: use auto"):
+        cache_shape(None, config, card)  # type: ignore[arg-type]

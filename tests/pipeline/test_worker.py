@@ -1,5 +1,6 @@
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -275,6 +276,9 @@ def test_a_broken_stage_ends_the_run_and_recovers_with_a_new_one(
     old, rig.stage = rig.stage, Script()
     rig.worker.recover(rig.error)
     assert (old.closed, rig.built) == (1, 2)
+    # Nothing holds the memory of the broken one while the new one is built.
+    frames = [frame for frame, _ in traceback.walk_tb(rig.error.__traceback__)]
+    assert not any(value is old for frame in frames for value in frame.f_locals.values())
     rig.thread = threading.Thread(target=rig.work)
     rig.thread.start()
     (message,) = rig.settle()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stentor.errors import ConfigError
 from stentor.layers.context import Place
+from stentor.layers.device import check_float8
 from stentor.layers.kernels.eager import EagerKernels
 from stentor.layers.linear import Product
 from stentor.layers.quantization import Scheme
@@ -102,12 +103,14 @@ def choose_kernels(
     on a GPU products of up to `own_product_rows` rows by our own kernel.
 
     Raises:
-        ConfigError: as `fuses` does, or because quantised weights need Triton's kernels on a GPU.
+        ConfigError: as `fuses` does, or because this GPU, or one without Triton, cannot have such weights.
     """
     if not fuses(name, device):
         if quantization != "none" and device.type == "cuda":
             raise ConfigError(f"--quantization {quantization} needs Triton on a GPU: use --kernels auto")
         return EagerKernels(quantization)
+    if quantization == "fp8":
+        check_float8("--quantization", "int8", device)
     from stentor.layers.triton.fused import FusedKernels
 
     return FusedKernels(quantization, own_product_rows)

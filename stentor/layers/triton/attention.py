@@ -158,7 +158,8 @@ def _decode_split(
         tl.store(sums + entry * 2 + 1, weight, mask=row < GROUP)
 
 
-@triton.jit
+# A wider table is no reason to compile in the midst of serving.
+@triton.jit(do_not_specialize=["num_splits"])
 def _decode_reduce(
     partial, sums, positions, out, num_splits, head_dim, SPLIT: tl.constexpr, DIM: tl.constexpr
 ):
@@ -182,7 +183,7 @@ def _decode_reduce(
     tl.store(out + place * head_dim + column, (total / weight).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _prefill_tile(
     q,
     q_stride,

@@ -78,11 +78,10 @@ class CodecVocoder:
 
     def _on_gpu(self, config: CodecConfig, target: Target, most_frames: int, graphs: bool) -> DecodeGraphs:
         # Loaded here: it brings the engine's side of a GPU along.
-        from stentor.engine.cuda_graph import capture_on
+        from stentor.engine.cuda_graph import capture_on, own_stream
         from stentor.engine.memory import free_bytes, report_part
 
-        # Of usual priority: the step of the language model, on a stream of its own, goes before.
-        stream = torch.cuda.Stream(target.device)  # type: ignore[no-untyped-call]
+        stream = own_stream(target.device)
         shapes = decode_shapes(most_frames, config.context_frames)
         capture = capture_on(stream) if graphs else None
         made = DecodeGraphs(self._decoder, config, target.device, shapes, capture, stream)
