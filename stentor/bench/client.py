@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import httpx2
 
 from stentor.bench.level import Level, Timing
 from stentor.bench.machine import load_average
+from stentor.bench.texts import texts
 from stentor.errors import ConfigError
 from stentor.playout import PlayoutClock
 
@@ -51,6 +52,23 @@ async def run_level(target: Target, texts: Sequence[str], concurrency: int) -> L
         await asyncio.gather(*callers)
         wall_s = time.perf_counter() - started_s
     return Level(concurrency, wall_s, timings, errors, load_average())
+
+
+def measure_levels(
+    target: Target, concurrencies: Sequence[int], requests: int, progress: Callable[[str], None]
+) -> list[Level]:
+    """`requests` sentences per caller at each concurrency, after one request to warm up.
+
+    Raises:
+        ConfigError: the server does not answer with audio.
+    """
+    progress("warming up")
+    check_reachable(target)
+    levels = []
+    for concurrency in concurrencies:
+        progress(f"concurrency {concurrency}")
+        levels.append(asyncio.run(run_level(target, texts(concurrency * requests), concurrency)))
+    return levels
 
 
 def first_model(url: str) -> str:

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 
 from stentor.errors import InternalError
 
@@ -77,9 +76,7 @@ class LocalServer:
             process.stdout.close()
         return status
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _keep_log(self, process: "subprocess.Popen[str]") -> None:

@@ -1,5 +1,6 @@
 """What a measurement ran on: processor, memory, cards, load, versions, commit; imports no framework."""
 
+import contextlib
 import os
 import platform
 import shutil
@@ -65,10 +66,8 @@ def versions() -> dict[str, str]:
     """The installed versions that a figure depends on."""
     found = {}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -65,8 +65,8 @@ def serve(
     save: _Save = None,
 ) -> None:
     """Measure a server over HTTP with streamed PCM."""
-    from stentor.bench import report, serve
-    from stentor.bench.client import Target, first_model
+    from stentor.bench import report
+    from stentor.bench.client import Target, first_model, measure_levels
     from stentor.bench.local_server import LocalServer
 
     levels = parse_concurrency(concurrency)
@@ -77,7 +77,7 @@ def serve(
             url = stack.enter_context(LocalServer([name] if name else [])).url
         served = first_model(url)
         target = Target(url.rstrip("/"), served, voice, sample_rate_hz)
-        measured = serve.measure(target, levels, requests, progress.show)
+        measured = measure_levels(target, levels, requests, progress.show)
     settings = {"requests_per_caller": requests, "voice": voice}
     _publish(report.document("serve", served or name or url, measured, settings), save)
 

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +38,26 @@ def with_settings(*sections: str, base: Config | None = None) -> Callable[[Comma
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def with_flags(flags: Mapping[str, tuple[Any, Any, str]]) -> Callable[[Command], Command]:
+    """Add flags, each a type, a default and a help text, to a command that is handed all in `options`."""
+
+    def decorate(command: Command) -> Command:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+        added = [
+            _keyword(name, Annotated[kind, typer.Option(help=text)], default)
+            for name, (kind, default, text) in flags.items()
+        ]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            command(options={name: values.pop(name) for name in flags}, **values)
+
+        run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         return run
 
     return decorate
@@ -79,9 +99,8 @@ def _as_parameter(item: Setting) -> inspect.Parameter:
         show_default=False,
         rich_help_panel=f"Settings: {item.section}",
     )
-    return inspect.Parameter(
-        _parameter_name(item),
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[item.type | None, option],
-    )
+    return _keyword(_parameter_name(item), Annotated[item.type | None, option], None)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -13,9 +13,9 @@ from torch import Tensor
 from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
 
 # Keys that one program of a decode step takes; more programs run where there are few sequences.
-_SPLIT = 128
-_KEY_TILE = 64
-_QUERY_TILE = 64
+_SPLIT = tl.constexpr(128)
+_KEY_TILE = tl.constexpr(64)
+_QUERY_TILE = tl.constexpr(64)
 # Tensor cores multiply tiles of at least this many rows and columns.
 _SMALLEST_TILE = 16
 
@@ -34,7 +34,7 @@ class TritonBackend:
 def _decode(q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
     size, num_heads, head_dim = q.shape
     num_blocks, block_size = batch.block_tables.shape[1], cache.shape[1]
-    num_kv_heads, num_splits = cache.shape[2] // 2, triton.cdiv(num_blocks * block_size, _SPLIT)
+    num_kv_heads, num_splits = cache.shape[2] // 2, triton.cdiv(num_blocks * block_size, _SPLIT.value)
     group = num_heads // num_kv_heads
     block_dim = max(triton.next_power_of_2(head_dim), _SMALLEST_TILE)
     partial = torch.empty((size, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
@@ -56,15 +56,12 @@ def _decode(q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
         num_kv_heads,
         GROUP=group,
         ROWS=max(triton.next_power_of_2(group), _SMALLEST_TILE),
-        SPLIT=_SPLIT,
-        TILE=_KEY_TILE,
         DIM=block_dim,
         num_warps=4,
         num_stages=2,
     )
-    _decode_reduce[(size, num_heads)](
-        partial, sums, batch.positions, out, num_splits, head_dim, SPLIT=_SPLIT, DIM=block_dim, num_warps=1
-    )
+    reduce = _decode_reduce[(size, num_heads)]
+    reduce(partial, sums, batch.positions, out, num_splits, head_dim, DIM=block_dim, num_warps=1)
     return out
 
 
@@ -72,7 +69,7 @@ def _prefill(q: Tensor, cache: Tensor, batch: PrefillBatch) -> Tensor:
     num_tokens, num_heads, head_dim = q.shape
     # Zeros, for the rows that pad the batch.
     out = torch.zeros((num_tokens, num_heads * head_dim), dtype=q.dtype, device=q.device)
-    _prefill_tile[(triton.cdiv(batch.longest, _QUERY_TILE), num_heads, len(batch.contexts))](
+    _prefill_tile[(triton.cdiv(batch.longest, _QUERY_TILE.value), num_heads, len(batch.contexts))](
         q,
         q.stride(0),
         cache,
@@ -86,8 +83,6 @@ def _prefill(q: Tensor, cache: Tensor, batch: PrefillBatch) -> Tensor:
         cache.shape[2] // 2,
         head_dim,
         head_dim**-0.5 * 1.4426950408889634,
-        QUERIES=_QUERY_TILE,
-        TILE=_KEY_TILE,
         DIM=max(triton.next_power_of_2(head_dim), _SMALLEST_TILE),
         num_warps=4,
         num_stages=2,
@@ -96,11 +91,34 @@ def _prefill(q: Tensor, cache: Tensor, batch: PrefillBatch) -> Tensor:
 
 
 @triton.jit
-def _rows_of(table, position, length, block_size):
-    """Which row of the flat cache each position is; those past the length read row 0."""
-    known = position < length
-    block = tl.load(table + position // block_size, mask=known, other=0)
-    return block * block_size + position % block_size
+def _attend(query, own, keys, table, begin, end, length, block_size, num_kv_heads, head_dim, scale):
+    """The tiles of keys from `begin` to `end` for some rows, each of which sees those up to its `own` place.
+
+    `keys` is the cache at the head's first key, `length` what it holds of the sequence. Gives each row's sums
+    of values and of weights, and its largest score.
+    """
+    column = tl.arange(0, query.shape[1])
+    best = tl.full((query.shape[0],), float("-inf"), tl.float32)
+    weight = tl.zeros((query.shape[0],), tl.float32)
+    total = tl.zeros(query.shape, tl.float32)
+    for start in range(begin, end, _KEY_TILE):
+        position = start + tl.arange(0, _KEY_TILE)
+        block = tl.load(table + position // block_size, mask=position < length, other=0)
+        flat = block * block_size + position % block_size
+        there = keys + (flat * (2 * num_kv_heads * head_dim))[:, None] + column[None, :]
+        known = (position < length)[:, None] & (column < head_dim)[None, :]
+        key = tl.load(there, mask=known, other=0.0).to(query.dtype)
+        value = tl.load(there + num_kv_heads * head_dim, mask=known, other=0.0).to(query.dtype)
+        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+        score = tl.where(position[None, :] <= own[:, None], score, float("-inf"))
+        higher = tl.maximum(best, tl.max(score, axis=1))
+        shrink = tl.exp2(best - higher)
+        chance = tl.exp2(score - higher[:, None])
+        weight = weight * shrink + tl.sum(chance, axis=1)
+        total = total * shrink[:, None]
+        total = tl.dot(chance.to(value.dtype), value, total, input_precision="ieee")
+        best = higher
+    return total, weight, best
 
 
 @triton.jit
@@ -119,38 +137,22 @@ def _decode_split(
     num_kv_heads,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    TILE: tl.constexpr,
     DIM: tl.constexpr,
 ):
     sequence, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    length = tl.load(positions + sequence) + 1
-    if split * SPLIT < length:
+    length = tl.load(positions + sequence).to(tl.int32) + 1
+    if split * _SPLIT < length:
         row, column = tl.arange(0, ROWS), tl.arange(0, DIM)
         head = kv_head * GROUP + row
         within = (row < GROUP)[:, None] & (column < head_dim)[None, :]
         place = q + sequence * q_stride + head[:, None] * head_dim + column[None, :]
         query = tl.load(place, mask=within, other=0.0)
-        best = tl.full((ROWS,), float("-inf"), tl.float32)
-        weight = tl.zeros((ROWS,), tl.float32)
-        total = tl.zeros((ROWS, DIM), tl.float32)
-        for start in range(split * SPLIT, min(length, split * SPLIT + SPLIT), TILE):
-            position = start + tl.arange(0, TILE)
-            seen = position < length
-            flat = _rows_of(tables + sequence * table_stride, position, length, block_size)
-            there = cache + (flat * 2 * num_kv_heads + kv_head)[:, None] * head_dim + column[None, :]
-            known = seen[:, None] & (column < head_dim)[None, :]
-            key = tl.load(there, mask=known, other=0.0).to(query.dtype)
-            value = tl.load(there + num_kv_heads * head_dim, mask=known, other=0.0).to(query.dtype)
-            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-            score = tl.where(seen[None, :], score, float("-inf"))
-            higher = tl.maximum(best, tl.max(score, axis=1))
-            shrink = tl.exp2(best - higher)
-            chance = tl.exp2(score - higher[:, None])
-            weight = weight * shrink + tl.sum(chance, axis=1)
-            total = total * shrink[:, None]
-            total = tl.dot(chance.to(value.dtype), value, total, input_precision="ieee")
-            best = higher
+        own = tl.full((1,), length - 1, tl.int32)
+        begin, end = split * _SPLIT, min(length, split * _SPLIT + _SPLIT)
+        keys, table = cache + kv_head * head_dim, tables + sequence * table_stride
+        total, weight, best = _attend(
+            query, own, keys, table, begin, end, length, block_size, num_kv_heads, head_dim, scale
+        )
         num_splits = tl.num_programs(2)
         entry = (sequence * num_kv_heads * GROUP + head) * num_splits + split
         tl.store(partial + entry[:, None] * head_dim + column[None, :], total, mask=within)
@@ -160,11 +162,9 @@ def _decode_split(
 
 # A wider table is no reason to compile in the midst of serving.
 @triton.jit(do_not_specialize=["num_splits"])
-def _decode_reduce(
-    partial, sums, positions, out, num_splits, head_dim, SPLIT: tl.constexpr, DIM: tl.constexpr
-):
+def _decode_reduce(partial, sums, positions, out, num_splits, head_dim, DIM: tl.constexpr):
     sequence, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    filled = (tl.load(positions + sequence) + SPLIT) // SPLIT
+    filled = (tl.load(positions + sequence) + _SPLIT) // _SPLIT
     column = tl.arange(0, DIM)
     inside = column < head_dim
     place = sequence * tl.num_programs(1) + head
@@ -198,43 +198,26 @@ def _prefill_tile(
     num_kv_heads,
     head_dim,
     scale,
-    QUERIES: tl.constexpr,
-    TILE: tl.constexpr,
     DIM: tl.constexpr,
 ):
     sequence, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     begin = tl.load(starts + sequence)
     num_queries = tl.load(starts + sequence + 1) - begin
-    first = tl.program_id(0) * QUERIES
+    first = tl.program_id(0) * _QUERY_TILE
     if first < num_queries:
         context = tl.load(contexts + sequence)
         kv_head = head // (num_heads // num_kv_heads)
-        row, column = first + tl.arange(0, QUERIES), tl.arange(0, DIM)
-        position = context - num_queries + row
+        row, column = first + tl.arange(0, _QUERY_TILE), tl.arange(0, DIM)
+        own = context - num_queries + row
         within = (row < num_queries)[:, None] & (column < head_dim)[None, :]
         token = (begin + row).to(tl.int64)
         place = q + token[:, None] * q_stride + head * head_dim + column[None, :]
         query = tl.load(place, mask=within, other=0.0)
-        best = tl.full((QUERIES,), float("-inf"), tl.float32)
-        weight = tl.zeros((QUERIES,), tl.float32)
-        total = tl.zeros((QUERIES, DIM), tl.float32)
-        end = min(context, context - num_queries + first + QUERIES)
-        for start in range(0, end, TILE):
-            other = start + tl.arange(0, TILE)
-            flat = _rows_of(tables + sequence * table_stride, other, context, block_size)
-            there = cache + (flat * 2 * num_kv_heads + kv_head)[:, None] * head_dim + column[None, :]
-            known = (other < context)[:, None] & (column < head_dim)[None, :]
-            key = tl.load(there, mask=known, other=0.0).to(query.dtype)
-            value = tl.load(there + num_kv_heads * head_dim, mask=known, other=0.0).to(query.dtype)
-            score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-            score = tl.where(other[None, :] <= position[:, None], score, float("-inf"))
-            higher = tl.maximum(best, tl.max(score, axis=1))
-            shrink = tl.exp2(best - higher)
-            chance = tl.exp2(score - higher[:, None])
-            weight = weight * shrink + tl.sum(chance, axis=1)
-            total = total * shrink[:, None]
-            total = tl.dot(chance.to(value.dtype), value, total, input_precision="ieee")
-            best = higher
+        end = min(context, context - num_queries + first + _QUERY_TILE)
+        keys, table = cache + kv_head * head_dim, tables + sequence * table_stride
+        total, weight, _ = _attend(
+            query, own, keys, table, 0, end, context, block_size, num_kv_heads, head_dim, scale
+        )
         result = (total / weight[:, None]).to(out.dtype.element_ty)
         there = out + (token * num_heads + head)[:, None] * head_dim + column[None, :]
         tl.store(there, result, mask=within)

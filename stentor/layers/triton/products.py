@@ -101,12 +101,10 @@ def _skinny_product(
     GATED: tl.constexpr,
 ):
     tile, split = tl.program_id(0), tl.program_id(1)
-    column = tile * COLUMNS + tl.arange(0, COLUMNS)
-    row = tl.arange(0, ROWS)
-    share = tl.cdiv(tl.cdiv(inner, INNER), SPLITS) * INNER
-    begin = split * share
-    end = min(begin + share, inner)
+    column, row = tile * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, ROWS)
     known = column < num_columns
+    share = tl.cdiv(tl.cdiv(inner, INNER), SPLITS) * INNER
+    begin, end = split * share, min(split * share + share, inner)
     total = _sum(x, x_stride, weight, scale, num_rows, inner, column, known, row, begin, end, INNER, PACKED)
     # The other half of a gated weight stands below the first.
     below = column + num_columns
@@ -115,31 +113,35 @@ def _skinny_product(
         other = _sum(
             x, x_stride, weight, scale, num_rows, inner, below, known, row, begin, end, INNER, PACKED
         )
-    within = known[:, None] & (row < num_rows)[None, :]
+    finishes = True
     if SPLITS > 1:
         half = num_columns * ROWS
         whole = 2 * half if GATED else half
         there = parts + column[:, None] * ROWS + row[None, :]
-        kept = known[:, None] & (row >= 0)[None, :]
-        tl.store(there + split * whole, total, mask=kept)
+        tl.store(there + split * whole, total, mask=known[:, None])
         if GATED:
-            tl.store(there + split * whole + half, other, mask=kept)
-        if is_last(arrived + tile, SPLITS):
-            total = _joined(there, whole, kept, SPLITS)
-            other = total
-            if GATED:
-                other = _joined(there + half, whole, kept, SPLITS)
-            _write(total, other, scale, out, num_columns, column, row, within, SCALED and not PACKED, GATED)
-    else:
-        _write(total, other, scale, out, num_columns, column, row, within, SCALED and not PACKED, GATED)
+            tl.store(there + split * whole + half, other, mask=known[:, None])
+        finishes = is_last(arrived + tile, SPLITS)
+        if finishes:
+            total = _joined(there, whole, known, SPLITS)
+            other = _joined(there + half, whole, known, SPLITS) if GATED else total
+    if finishes:
+        if SCALED and not PACKED:
+            total *= tl.load(scale + column, mask=known, other=0.0)[:, None]
+        if GATED:
+            if SCALED and not PACKED:
+                other *= tl.load(scale + below, mask=known, other=0.0)[:, None]
+            total = total / (1.0 + tl.exp(-total)) * other
+        place = out + row[None, :].to(tl.int64) * num_columns + column[:, None]
+        tl.store(place, total.to(out.dtype.element_ty), mask=known[:, None] & (row < num_rows)[None, :])
 
 
 @triton.jit
-def _joined(there, whole, kept, SPLITS: tl.constexpr):
+def _joined(there, whole, known, SPLITS: tl.constexpr):
     """All parts of a sum in their order."""
-    total = tl.load(there, mask=kept, other=0.0, cache_modifier=".cg")
+    total = tl.load(there, mask=known[:, None], other=0.0, cache_modifier=".cg")
     for part in tl.static_range(1, SPLITS):
-        total += tl.load(there + part * whole, mask=kept, other=0.0, cache_modifier=".cg")
+        total += tl.load(there + part * whole, mask=known[:, None], other=0.0, cache_modifier=".cg")
     return total
 
 
@@ -159,69 +161,27 @@ def _sum(
     INNER: tl.constexpr,
     PACKED: tl.constexpr,
 ):
+    """The inner columns from `begin` to `end` of a tile: [columns, rows]."""
+    total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
+    line, here = weight + column.to(tl.int64)[:, None] * inner, x + row[None, :] * x_stride
     if PACKED:
-        total = _packed_part(
-            x, x_stride, weight, scale, num_rows, inner, column, known, row, begin, end, INNER
-        )
-    else:
-        total = _part(x, x_stride, weight, num_rows, inner, column, known, row, begin, end, INNER)
-    return total
-
-
-@triton.jit
-def _part(x, x_stride, weight, num_rows, inner, column, kept, row, begin, end, INNER: tl.constexpr):
-    total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
-    line = weight + column.to(tl.int64)[:, None] * inner
+        line = weight + column.to(tl.int64)[:, None] * (inner // 2)
+    asked = (row < num_rows)[None, :]
     for start in range(begin, end, INNER):
-        k = start + tl.arange(0, INNER)
-        known = kept[:, None] & (k < end)[None, :]
-        w = tl.load(line + k[None, :], mask=known, other=0.0, eviction_policy="evict_first")
-        there = (row < num_rows)[None, :] & (k < end)[:, None]
-        a = tl.load(x + row[None, :] * x_stride + k[:, None], mask=there, other=0.0)
-        total = tl.dot(w.to(a.dtype), a, total, input_precision="ieee")
+        if PACKED:
+            half = tl.arange(0, INNER // 2)
+            there = line + start // 2 + half[None, :]
+            pair = tl.load(there, mask=known[:, None], other=0, eviction_policy="evict_first")
+            low = tl.load(here + start + half[:, None], mask=asked, other=0.0)
+            high = tl.load(here + start + INNER // 2 + half[:, None], mask=asked, other=0.0)
+            group = tl.dot(((pair & 15).to(tl.int8) - 8).to(low.dtype), low, input_precision="ieee")
+            group += tl.dot(((pair >> 4).to(tl.int8) - 8).to(low.dtype), high, input_precision="ieee")
+            place = scale + column * (inner // INNER) + start // INNER
+            total += group * tl.load(place, mask=known, other=0.0)[:, None]
+        else:
+            k = start + tl.arange(0, INNER)
+            within = known[:, None] & (k < end)[None, :]
+            w = tl.load(line + k[None, :], mask=within, other=0.0, eviction_policy="evict_first")
+            a = tl.load(here + k[:, None], mask=asked & (k < end)[:, None], other=0.0)
+            total = tl.dot(w.to(a.dtype), a, total, input_precision="ieee")
     return total
-
-
-@triton.jit
-def _packed_part(
-    x, x_stride, weight, scale, num_rows, inner, column, kept, row, begin, end, INNER: tl.constexpr
-):
-    total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
-    line = weight + column.to(tl.int64)[:, None] * (inner // 2)
-    half = tl.arange(0, INNER // 2)
-    for start in range(begin, end, INNER):
-        known = kept[:, None] & (half >= 0)[None, :]
-        pair = tl.load(line + start // 2 + half[None, :], mask=known, other=0, eviction_policy="evict_first")
-        there = (row < num_rows)[None, :] & (half >= 0)[:, None]
-        here = x + row[None, :] * x_stride + start + half[:, None]
-        low = tl.load(here, mask=there, other=0.0)
-        high = tl.load(here + INNER // 2, mask=there, other=0.0)
-        group = tl.dot(((pair & 15).to(tl.int8) - 8).to(low.dtype), low, input_precision="ieee")
-        group += tl.dot(((pair >> 4).to(tl.int8) - 8).to(low.dtype), high, input_precision="ieee")
-        place = scale + column * (inner // INNER) + start // INNER
-        total += group * tl.load(place, mask=kept, other=0.0)[:, None]
-    return total
-
-
-@triton.jit
-def _write(
-    total,
-    other,
-    scale,
-    out,
-    num_columns,
-    column,
-    row,
-    within,
-    SCALED: tl.constexpr,
-    GATED: tl.constexpr,
-):
-    known = column < num_columns
-    if SCALED:
-        total *= tl.load(scale + column, mask=known, other=0.0)[:, None]
-    if GATED:
-        if SCALED:
-            other *= tl.load(scale + num_columns + column, mask=known, other=0.0)[:, None]
-        total = total / (1.0 + tl.exp(-total)) * other
-    place = out + row[None, :].to(tl.int64) * num_columns + column[:, None]
-    tl.store(place, total.to(out.dtype.element_ty), mask=within)

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from stentor.bench.client import Target, first_model
-from stentor.bench.serve import measure
+from stentor.bench.client import Target, first_model, measure_levels
 from stentor.errors import ConfigError
 from tests.bench.served import Handler, served
 
@@ -35,7 +34,7 @@ def url() -> Iterator[str]:
 
 def test_each_level_sends_its_share_after_a_warm_up(url: str) -> None:
     Speaker.texts.clear()
-    levels = measure(Target(url), [1, 3], 2, lambda _: None)
+    levels = measure_levels(Target(url), [1, 3], 2, lambda _: None)
     assert [(level.concurrency, len(level.timings)) for level in levels] == [(1, 2), (3, 6)]
     assert len(Speaker.texts) == 1 + 2 + 6
     assert levels[1].row()["audio_s"] == pytest.approx(0.6)
@@ -48,4 +47,4 @@ def test_the_server_is_asked_for_its_model(url: str) -> None:
 
 def test_a_server_that_does_not_speak_is_an_error_before_any_level() -> None:
     with pytest.raises(ConfigError, match="does not speak"):
-        measure(Target("http://127.0.0.1:9", timeout_s=5), [1], 1, lambda _: None)
+        measure_levels(Target("http://127.0.0.1:9", timeout_s=5), [1], 1, lambda _: None)
