@@ -21,9 +21,7 @@ def inline_stages(config: Config, *names: str) -> InlineStages:
 
 def encode_reference(reference: str | Path | bytes, config: Config) -> Array:
     """The codes of a recording, integers [num_frames, num_codebooks]."""
-    request = SpeechRequest("encode", "a reference", reference=make_reference(reference))
-    with inline_stages(config, "preprocess", "encode") as stages:
-        (prompt,) = stages.run(request.request_id, request)
+    prompt = _encode(SpeechRequest("encode", "a reference", reference=make_reference(reference)), config)
     assert isinstance(prompt, Prompt), "what encode hands on"
     assert prompt.reference_codes is not None, "what encode is for"
     return prompt.reference_codes
@@ -35,11 +33,16 @@ def enroll_reference(reference: str | Path | bytes | Array, text: str | None, co
     Raises:
         RequestError: it is of no use as one: see `stentor.audio.enroll`.
     """
-    request = SpeechRequest("enroll", "a voice", reference=make_reference(reference, text), enroll=True)
-    with inline_stages(config, "preprocess", "encode") as stages:
-        (audio,) = stages.run(request.request_id, request)
+    made = make_reference(reference, text)
+    audio = _encode(SpeechRequest("enroll", "a voice", reference=made, enroll=True), config)
     assert isinstance(audio, Audio), "what encode hands on"
     return audio
+
+
+def _encode(request: SpeechRequest, config: Config) -> object:
+    with inline_stages(config, "preprocess", "encode") as stages:
+        (record,) = stages.run(request.request_id, request)
+    return record
 
 
 def decode_codes(codes: Array, config: Config) -> Speech:

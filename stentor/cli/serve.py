@@ -4,8 +4,7 @@ import contextlib
 import logging
 import signal
 import socket
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,7 +32,7 @@ def serve(
     logs.setup(config.server.log_level.upper(), config.server.log_format)
     listener = take_port(config.server)
     wyoming = take_port(config.server, "--wyoming") if config.server.wyoming else None
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, page.interrupt)
     status = 0
     try:
         with listener, wyoming or contextlib.nullcontext():
@@ -86,11 +85,9 @@ def _load_and_answer(config: Config, listener: socket.socket, wyoming: socket.so
     from stentor.tts import build_pipeline
 
     info, pipeline = build_pipeline(config)
-    try:
+    with contextlib.closing(pipeline):
         pipeline.start()
         return _answer(config, info, pipeline, listener, wyoming)
-    finally:
-        pipeline.close()
 
 
 def _answer(
@@ -125,7 +122,3 @@ def _reachable(host: str, port: int) -> str:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

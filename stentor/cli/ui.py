@@ -29,7 +29,7 @@ def ui(
     check_installed()
     from stentor.ui.launch import Running
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         with Running(config.ui) as page:
             print(f"Stentor's page is on {page.url}", flush=True)
@@ -77,5 +77,6 @@ def _end_with_stdin() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """What Ctrl-C does, for another signal."""
     raise KeyboardInterrupt

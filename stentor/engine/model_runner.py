@@ -1,6 +1,7 @@
 """Runs a model over a batch: turns what the scheduler decided into tensors, and tensors into records."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable
 from collections.abc import Sequence as Rows
@@ -63,9 +64,10 @@ class ModelRunner:
         self._ranks_few = advance is sampler.advance
         self._candidates = 1 if self._ranks_few else 0
         self._penalises = False
-        self._views: dict[int, BatchState] = {}
         with self.in_order():
             self._state = BatchState.allocate(max_running, self._codebooks, self._max_blocks, device)
+            # To make their views takes longer than to keep them.
+            self._rows = functools.cache(self._state.rows)
             self._idle = self._state.copy_row(0)
             self._landing = Landing(max_running + 1, self._codebooks + 1, device)
             self._step = DecodeStep(model, attention, cache, advance)
@@ -107,8 +109,7 @@ class ModelRunner:
             self._landing.add(self._graphs(end, blocks, self._candidates, self._penalises))
         else:
             wanted = -(-blocks // self._blocks_step) * self._blocks_step
-            rows = self._state.rows(start, end) if start else self._rows(end)
-            self._landing.add(self._step(rows, wanted, self._candidates, self._penalises))
+            self._landing.add(self._step(self._rows(start, end), wanted, self._candidates, self._penalises))
 
     def prefill(self, chunks: Rows[Chunk], first_slot: int) -> None:
         """Compute pieces of prompts; those that complete them, which come first, get the slots from
@@ -168,12 +169,6 @@ class ModelRunner:
         table[0, : len(sequence.blocks)] = sequence.blocks
         BatchState.over(row, self._codebooks).block_tables[...] = self._upload(table)
         self._state.write_rows(sequence.slot, row)
-
-    def _rows(self, size: int) -> BatchState:
-        """The rows before `size`; making their views takes longer than keeping them."""
-        if size not in self._views:
-            self._views[size] = self._state.rows(0, size)
-        return self._views[size]
 
     def _new_rows(self, chunks: Rows[Chunk]) -> Array:
         """Packed rows of sequences that are about to draw their first row; idle where a prompt goes on."""

@@ -95,21 +95,14 @@ class VoiceStore:
             RequestError: its codes are of another codec, and its recording was not kept.
         """
         known = self._find(name)
-        if known is not None:
-            return self._reference(known)
-        preset = self._presets.find(name)
-        if preset is None:
-            raise self._unknown(name, param="voice")
-        return self._presets[preset]
+        return self._presets[self._preset(name, "voice")] if known is None else self._reference(known)
 
     def about(self, name: str) -> Voice:
         """What is known of a voice. Raises NotFoundError."""
         known = self._find(name)
         if known is not None:
             return known.voice
-        preset = self._presets.find(name)
-        if preset is None:
-            raise self._unknown(name)
+        preset = self._preset(name)
         return Voice(preset, preset, preset=True)
 
     def read(self, name: str) -> VoiceFile:
@@ -288,6 +281,12 @@ class VoiceStore:
         if self._folder is None:
             raise ForbiddenError("this server keeps no voices of its users")
         return self._folder
+
+    def _preset(self, name: str, param: str | None = None) -> str:
+        preset = self._presets.find(name)
+        if preset is None:
+            raise self._unknown(name, param)
+        return preset
 
     def _unknown(self, name: str, param: str | None = None) -> NotFoundError:
         names = self.names()

@@ -53,7 +53,6 @@ def _decode(q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
         block_size,
         head_dim,
         head_dim**-0.5 * 1.4426950408889634,
-        num_kv_heads,
         GROUP=group,
         ROWS=max(triton.next_power_of_2(group), _SMALLEST_TILE),
         DIM=block_dim,
@@ -79,7 +78,6 @@ def _prefill(q: Tensor, cache: Tensor, batch: PrefillBatch) -> Tensor:
         batch.block_tables.stride(0),
         out,
         cache.shape[1],
-        num_heads,
         cache.shape[2] // 2,
         head_dim,
         head_dim**-0.5 * 1.4426950408889634,
@@ -134,7 +132,6 @@ def _decode_split(
     block_size,
     head_dim,
     scale,
-    num_kv_heads,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     DIM: tl.constexpr,
@@ -142,6 +139,7 @@ def _decode_split(
     sequence, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(positions + sequence).to(tl.int32) + 1
     if split * _SPLIT < length:
+        num_kv_heads = tl.num_programs(1)
         row, column = tl.arange(0, ROWS), tl.arange(0, DIM)
         head = kv_head * GROUP + row
         within = (row < GROUP)[:, None] & (column < head_dim)[None, :]
@@ -194,13 +192,12 @@ def _prefill_tile(
     table_stride,
     out,
     block_size,
-    num_heads,
     num_kv_heads,
     head_dim,
     scale,
     DIM: tl.constexpr,
 ):
-    sequence, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    sequence, head, num_heads = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     begin = tl.load(starts + sequence)
     num_queries = tl.load(starts + sequence + 1) - begin
     first = tl.program_id(0) * _QUERY_TILE

@@ -11,7 +11,6 @@ from stentor.layers.rotary import Turn
 def place_heads(qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
     """See `Kernels.place_heads`."""
     num_tokens, all_heads, head_dim = qkv.shape
-    num_heads = 2 * len(norm) - all_heads
     cos, sin = turn
     _place_heads[(num_tokens, all_heads)](
         qkv,
@@ -20,22 +19,19 @@ def place_heads(qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place)
         sin,
         place.cache,
         place.slots,
-        num_heads,
         len(norm),
-        all_heads,
         head_dim,
         eps,
         BLOCK=triton.next_power_of_2(head_dim // 2),
         num_warps=1,
     )
-    return qkv[:, :num_heads]
+    return qkv[:, : 2 * len(norm) - all_heads]
 
 
 @triton.jit
-def _place_heads(
-    qkv, norm, cos, sin, cache, slots, num_heads, num_normed, all_heads, head_dim, eps, BLOCK: tl.constexpr
-):
-    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+def _place_heads(qkv, norm, cos, sin, cache, slots, num_normed, head_dim, eps, BLOCK: tl.constexpr):
+    token, head, all_heads = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    num_heads = 2 * num_normed - all_heads
     half = head_dim // 2
     column = tl.arange(0, BLOCK)
     inside = column < half

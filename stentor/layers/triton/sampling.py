@@ -49,7 +49,6 @@ def sample_and_advance(logits: Tensor, state: Tensor, begin_code: int, end_code:
         _arrivals(size, logits.device, _stream(logits.device)),
         begin_code,
         end_code,
-        num_codebooks,
         codebook_size,
         BLOCK=block,
         STAGES=block.bit_length() - 1,
@@ -149,13 +148,12 @@ def _sample(
     arrived,
     begin_code,
     end_code,
-    num_codebooks,
     codebook_size,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    row, codebook = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, codebook, num_codebooks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     codes = state + row * state_stride
     words, report = codes + num_codebooks, record + row * (num_codebooks + 1)
     key = tl.load(words + _KEY).to(tl.uint32)

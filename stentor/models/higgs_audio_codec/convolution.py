@@ -44,6 +44,11 @@ class Target:
     dtype: torch.dtype
     kernels: Kernels = field(default_factory=EagerKernels)
 
+    @property
+    def adds_bias(self) -> bool:
+        """Do convolutions add their bias by the way, as a CPU's do; a GPU's take a pass of its own for it."""
+        return self.device.type == "cpu"
+
     def place(self, values: Tensor) -> Tensor:
         """`values` there; four-dimensional ones with the channels innermost."""
         layout = torch.channels_last if values.ndim == 4 else torch.preserve_format
@@ -166,17 +171,15 @@ class ResidualUnit:
     def __init__(self, read: ReadWeight, place: str, dilation: int, target: Target) -> None:
         snake2 = Snake(read, f"{place}.snake2", target)
         bias = read(f"{place}.conv1.bias") * snake2.alpha
-        # A GPU's convolution adds its bias in a pass of its own, a CPU's by the way.
-        adds_bias = target.device.type == "cpu"
         self._conv1 = Convolution(
             read(f"{place}.conv1.weight") * snake2.alpha[:, None, None],
-            bias if adds_bias else None,
+            bias if target.adds_bias else None,
             target,
             Snake(read, f"{place}.snake1", target),
             padding=dilation * (RESIDUAL_KERNEL // 2),
             dilation=dilation,
         )
-        self._bias = None if adds_bias else target.place(bias)
+        self._bias = None if target.adds_bias else target.place(bias)
         weight = snake2.unscale(read(f"{place}.conv2.weight"), dim=1)
         self._conv2 = PointwiseConvolution(weight, read(f"{place}.conv2.bias"), target)
         self._kernels = target.kernels

@@ -112,9 +112,9 @@ def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pyte
         for layers in (1, 3):
             made = make(layers)
             made._step._on_arrays = False
-            made._step(made._rows(1), 8, 64)  # Counters are made once.
+            made._step(made._rows(0, 1), 8, 64)  # Counters are made once.
             with monkeypatch.context() as patch, torch.inference_mode(), Launches(patch) as launches:
-                made._step(made._rows(1), 8, 64)
+                made._step(made._rows(0, 1), 8, 64)
             counts[name, layers] = launches.count
     per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name, _ in makes}
     beside = {name: counts[name, 1] - per_layer[name] for name, _ in makes}

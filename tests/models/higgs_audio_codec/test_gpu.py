@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from stentor.layers.kernels import choose_kernels
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import Target
 from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
@@ -16,7 +17,7 @@ FRAMES = ((12, 22, 30, 70), (5, 144, 1), (52, 52, 52, 16))
 
 
 def make(config: CodecConfig, parameters: Tensors, device: str, dtype: torch.dtype) -> CodecVocoder:
-    target = Target(torch.device(device), dtype)
+    target = Target(torch.device(device), dtype, choose_kernels("auto", torch.device(device)))
     return CodecVocoder(CodecWeights(MemoryWeights(parameters), config), config, target, most_frames=300)
 
 
