@@ -12,35 +12,30 @@ from stentor.layers.rotary import Turn, rotate
 
 
 class EagerKernels:
-    """Implements `Kernels`, an operation after the other."""
+    """Implements `Kernels`, which says what each method is, an operation after the other."""
 
     def __init__(self, quantization: Scheme = "none") -> None:
         self._quantization = quantization
 
     def linear(self, weight: Tensor) -> Product:
-        """See `Kernels.linear`."""
         return make_product(weight, self._quantization)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """See `Kernels.rms_norm`."""
         return normalised(x, eps) * weight
 
     def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """See `Kernels.add_rms_norm`."""
         x = x + delta
         return x, normalised(x, eps) * weight
 
     def head(self, weight: Tensor) -> Product:
-        """See `Kernels.head`: of a small model, as a CPU runs them, it is half of what a step reads."""
+        """Of a small model, as a CPU runs them, it is half of what a step reads."""
         return make_product(weight, "int8" if self._quantization == "int8" else "none")
 
     def gated(self, weight: Tensor) -> Product:
-        """See `Kernels.gated`."""
         product = self.linear(weight)
         return lambda x: silu_mul(product(x))
 
     def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
-        """See `Kernels.place_heads`."""
         num_heads = 2 * len(norm) - qkv.shape[1]
         qk, kv = qkv[:, : len(norm)], qkv[:, num_heads:]
         # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
@@ -55,7 +50,6 @@ class EagerKernels:
         return qkv[:, :num_heads]
 
     def embed_codes(self, rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
-        """See `Kernels.embed_codes`."""
         # The sum stays in the model's dtype, as in training: a float32 sum drifts away from it step by step.
         return F.embedding(rows.clamp(min=0) + offsets, table).sum(dim=1)
 
@@ -67,7 +61,6 @@ class EagerKernels:
         lengths: Tensor | None = None,
         window: tuple[int, int] | None = None,
     ) -> Tensor:
-        """See `Kernels.snake`."""
         first, size = window or (0, x.shape[1])
         begin = max(first, 0)
         u = x[:, begin : first + size]

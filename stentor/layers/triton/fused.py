@@ -9,7 +9,7 @@ from stentor.layers.triton.products import SkinnyProduct
 
 
 class FusedKernels:
-    """Implements `Kernels` on a GPU."""
+    """Implements `Kernels`, which says what each method is, on a GPU."""
 
     rms_norm = staticmethod(rows.rms_norm)
     add_rms_norm = staticmethod(rows.add_rms_norm)
@@ -23,15 +23,14 @@ class FusedKernels:
         self._own_product_rows = own_product_rows
 
     def linear(self, weight: Tensor) -> Product:
-        """See `Kernels.linear`."""
         return self._product(weight)
 
     def head(self, weight: Tensor) -> Product:
-        """See `Kernels.head`: of a large model it is half a percent of the weights."""
+        """Of a large model it is half a percent of the weights."""
         return Linear(weight)
 
     def gated(self, weight: Tensor) -> Product:
-        """See `Kernels.gated`; one launch where the product is our own kernel's."""
+        """One launch where the product is our own kernel's."""
         return self._product(weight, pointwise.silu_mul)
 
     def _product(self, weight: Tensor, then: Product | None = None) -> Product:

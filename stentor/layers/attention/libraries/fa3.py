@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from stentor.layers.attention.tables import TablesOf, clear_padding
+from stentor.layers.attention.libraries.tables import TablesOf, clear_padding
 from stentor.layers.context import Batch, DecodeBatch
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stentor.layers.attention.tables import TablesOf, clear_padding
+from stentor.layers.attention.libraries.tables import TablesOf, clear_padding
 from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
 
 # What its documentation asks for; XQA counts on zeros at the first use.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stentor.layers.attention.tables import clear_padding
+from stentor.layers.attention.libraries.tables import clear_padding
 from stentor.layers.context import Batch, PrefillBatch, PrefillSpan
 
 

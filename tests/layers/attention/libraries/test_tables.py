@@ -2,7 +2,7 @@
 
 import torch
 
-from stentor.layers.attention.tables import TablesOf, clear_padding
+from stentor.layers.attention.libraries.tables import TablesOf, clear_padding
 from stentor.layers.context import DecodeBatch, PrefillBatch
 
 
