@@ -72,8 +72,9 @@ class Snake:
     """Gives `alpha` times the activation: the next convolution's weights must have gone through `unscale`."""
 
     def __init__(self, read: ReadWeight, place: str, target: Target) -> None:
-        self.alpha = read(f"{place}.alpha").double().flatten() + _SNAKE_EPSILON
-        self.scale = target.place(self.alpha)
+        self.scale = target.place(read(f"{place}.alpha").double().flatten() + _SNAKE_EPSILON)
+        # As it was rounded: what is scaled by one is unscaled by the other.
+        self.alpha = self.scale.double().cpu()
 
     def unscale(self, weight: Tensor, *, dim: int) -> Tensor:
         """Weights, float64, for inputs `alpha` times as large; `dim` is that of the input channels."""

@@ -53,6 +53,14 @@ def test_snake_folds_into_the_convolution_after_it(time: int) -> None:
     same(convolve(x), F.conv1d(snake_by_definition(x.transpose(1, 2), alpha), weight, bias, padding=3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_unscaled_by_the_factor_that_scales_in_its_own_rounding(dtype: torch.dtype) -> None:
+    target = Target(torch.device("cpu"), dtype)
+    snake = Snake({"place.alpha": random(1, 64, 1).exp()}.__getitem__, "place", target)
+    whole = snake.unscale(snake.scale.double().reshape(1, 64, 1), dim=1)
+    assert torch.equal(whole, torch.ones(1, 64, 1, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("time", [1, 2, 5, 64, 65, 2000])
 @pytest.mark.parametrize("stride", [2, 3, 4, 5, 8])
 def test_upsampling_is_a_transposed_convolution(stride: int, time: int) -> None:
