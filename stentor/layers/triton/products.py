@@ -52,7 +52,7 @@ class SkinnyProduct:
         x = x if x.stride(-1) == 1 else x.contiguous()
         rows = max(16, triton.next_power_of_2(num_rows))
         out = torch.empty((num_rows, self._columns), dtype=x.dtype, device=x.device)
-        parts = out
+        parts = None
         if self._splits > 1:
             size = (self._splits, len(self._weight), rows)
             parts = torch.empty(size, dtype=torch.float32, device=x.device)
@@ -60,7 +60,7 @@ class SkinnyProduct:
             x,
             x.stride(0),
             self._weight,
-            self._scale if self._scale is not None else self._weight,
+            self._scale,
             out,
             parts,
             self._arrived,
@@ -71,7 +71,6 @@ class SkinnyProduct:
             COLUMNS=self._tile.columns,
             INNER=self._step,
             SPLITS=self._splits,
-            SCALED=self._scale is not None,
             PACKED=self._packed,
             GATED=self._gated,
             num_warps=self._tile.warps,
@@ -96,7 +95,6 @@ def _skinny_product(
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
     SPLITS: tl.constexpr,
-    SCALED: tl.constexpr,
     PACKED: tl.constexpr,
     GATED: tl.constexpr,
 ):
@@ -126,10 +124,10 @@ def _skinny_product(
             total = _joined(there, whole, known, SPLITS)
             other = _joined(there + half, whole, known, SPLITS) if GATED else total
     if finishes:
-        if SCALED and not PACKED:
+        if scale is not None and not PACKED:
             total *= tl.load(scale + column, mask=known, other=0.0)[:, None]
         if GATED:
-            if SCALED and not PACKED:
+            if scale is not None and not PACKED:
                 other *= tl.load(scale + below, mask=known, other=0.0)[:, None]
             total = total / (1.0 + tl.exp(-total)) * other
         place = out + row[None, :].to(tl.int64) * num_columns + column[:, None]
