@@ -5,10 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from stentor.layers.attention import SdpaBackend
+from stentor.layers.context import DecodeBatch, Place, PrefillBatch, PrefillSpan
+from stentor.layers.kernels import EagerKernels
+from stentor.layers.rotary import RotaryTable
 from tests.layers.paged import Paged
-from tests.layers.triton.interpreted import DEVICE, DTYPES, HALF, assert_close
+from tests.layers.triton.interpreted import DEVICE, DTYPES, HALF, assert_close, randn
 
 attention = pytest.importorskip("stentor.layers.triton.attention")
+heads = pytest.importorskip("stentor.layers.triton.heads")
 
 SHAPES = [(4, 2, 16), (6, 1, 24), (32, 8, 128)]
 
@@ -75,3 +80,32 @@ def test_a_cache_in_float8_is_read_as_what_it_holds() -> None:
         assert_close(out, there.plain(i)[:-1])
     for i, out in enumerate(there.decode([0, 1], num_blocks=12)):
         assert_close(out, there.plain(i)[-1])
+
+
+def test_blocks_are_found_beyond_what_32_bits_count() -> None:
+    # 2^31 numbers of which few are ever touched: untouched pages take no memory.
+    cache = torch.empty((2**20 + 40, 16, 4, 32), dtype=torch.float16, device=DEVICE)
+    tables = torch.tensor([[2**20 + 3, 7, 2**20 + 39], [2**20 + 1, 2**20 + 21, 0]], device=DEVICE)
+    lengths = [40, 17]
+    for block in tables.flatten().tolist():
+        cache[block] = randn(16, 4, 32, dtype=torch.float16)
+    positions = torch.tensor(lengths, device=DEVICE) - 1
+    slots = tables.gather(1, (positions // 16)[:, None])[:, 0] * 16 + positions % 16
+    qkv, norm = randn(2, 8, 32, dtype=torch.float16), randn(6, 32, dtype=torch.float16)
+    turn = RotaryTable(32, 64, 1e4, torch.float16, torch.device(DEVICE)).at(positions)
+    expected = EagerKernels().place_heads(qkv.clone(), norm, 1e-6, turn, Place(cache, slots))
+    written = cache.view(-1, 4, 32)[slots].clone()
+    cache.view(-1, 4, 32)[slots] = 0
+    assert_close(heads.place_heads(qkv, norm, 1e-6, turn, Place(cache, slots)), expected)
+    assert_close(cache.view(-1, 4, 32)[slots], written)
+
+    decode = DecodeBatch(positions, slots, tables)
+    q = randn(2, 4, 32, dtype=torch.float16)
+    assert_close(attention.TritonBackend()(q, cache, decode), SdpaBackend()(q, cache, decode))
+    starts, contexts = (
+        torch.tensor(numbers, dtype=torch.int32, device=DEVICE) for numbers in ([0, 9, 26], lengths)
+    )
+    spans = (PrefillSpan(0, 9, 40), PrefillSpan(9, 26, 17))
+    prefill = PrefillBatch(positions, slots, tables, starts, contexts, spans)
+    q = randn(26, 4, 32, dtype=torch.float16)
+    assert_close(attention.TritonBackend()(q, cache, prefill), SdpaBackend()(q, cache, prefill))
