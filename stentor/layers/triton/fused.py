@@ -27,7 +27,7 @@ class FusedKernels:
 
     def head(self, weight: Tensor) -> Product:
         """Of a large model it is half a percent of the weights."""
-        return Linear(weight)
+        return self._by_rows(weight, Linear(weight))
 
     def gated(self, weight: Tensor) -> Product:
         """One launch where the product is our own kernel's."""
@@ -35,7 +35,9 @@ class FusedKernels:
 
     def _product(self, weight: Tensor, then: Product | None = None) -> Product:
         product = make_product(weight, self._quantization, then)
-        if self._quantization == "none" and self._own_product_rows:
-            few = SkinnyProduct(weight, gated=then is not None)
-            return ByRows(self._own_product_rows, few, product)
-        return product
+        return self._by_rows(weight, product, then is not None) if self._quantization == "none" else product
+
+    def _by_rows(self, weight: Tensor, many: Product, gated: bool = False) -> Product:
+        if not self._own_product_rows:
+            return many
+        return ByRows(self._own_product_rows, SkinnyProduct(weight, gated=gated), many)

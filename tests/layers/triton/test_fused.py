@@ -139,3 +139,12 @@ def test_few_rows_are_multiplied_by_our_own_kernel_where_that_is_asked_for() -> 
     assert isinstance(fused.FusedKernels().linear(weight), Linear)
     for rows in (8, 9):
         assert_close(product(x[:rows]), x[:rows].double() @ weight.double().T)
+
+
+def test_the_head_keeps_a_rows_bits_too_where_our_own_kernel_is_asked_for() -> None:
+    weight, x = torch.randn(80, 256, device=DEVICE), torch.randn(8, 256, device=DEVICE)
+    for quantization in ("none", "int8"):  # The head is whole in either case.
+        head = fused.FusedKernels(quantization, own_product_rows=8).head(weight)
+        assert_close(head(x), x.double() @ weight.double().T)
+        assert torch.equal(head(x[:3]), head(x)[:3])
+        assert isinstance(head, ByRows)
