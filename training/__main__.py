@@ -67,7 +67,7 @@ def fit_quantizer(work_dir: Path) -> None:
             torch.from_numpy(part[chosen]).float() for part in (shard.mel, shard.pitch_hz, shard.phase)
         )
         columns.append((*features, torch.full((len(chosen),), speakers.index(name))))
-    offsets = torch.stack([speaker_offset(work_dir, name) for name in speakers])
+    offsets = torch.stack([speaker_offset(work_dir, name).spectrum for name in speakers])
     joined = (torch.cat(column) for column in zip(*columns, strict=True))
     fit(*joined, offsets, previous_quantizer(work_dir)).save(work_dir / "quantizer.pt")
 

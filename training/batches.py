@@ -15,26 +15,30 @@ from training.features import FRAME, HOPS_PER_FRAME, MEL_BANDS, SAMPLE_RATE_HZ
 from training.prompts import BEGIN_OF_CODES, BOOKS, PLACEHOLDER, build_prompt, delay
 from training.quantizer import (
     CODES,
+    LEVEL_SEMITONES,
     PHASE_BOOK,
     PHASE_STEPS,
     PITCH_BOOK,
     PITCH_WEIGHT,
     SPEAKER_BOOK,
     TIMBRE_DIM,
+    Offset,
     Quantizer,
     active_frames,
+    at_level,
+    level_of,
 )
 from training.speakers import NAMED
 
 IGNORED = -100
 VALIDATION = Job(DEFAULT, 0, 0, 0, 0)
 # How a batch is mixed: the default voice without a reference, other languages, and the rest with references.
-SHARES = {"default": 0.5, "language": 0.05}
+SHARES = {"default": 0.45, "language": 0.1}
 # Of those with references: named speakers, the default voice, and otherwise the continuum.
 NAMED_SHARE, DEFAULT_SHARE = 0.5, 0.06
 # How often the timbre of reference and target is moved together to that of another speaker, and their pitch.
-MOVED_SHARE, SHIFTED_SHARE = 0.3, 0.3
-_FARTHEST_SEMITONES = 3.0
+MOVED_SHARE, SHIFTED_SHARE = 0.3, 0.4
+_FARTHEST_LEVELS = 3
 # How many references are exact codes, as those of the named voices in the checkpoint are.
 CLEAN_SHARE = 0.6
 SHORTEST_REFERENCE, LONGEST_REFERENCE = 38, 100
@@ -60,20 +64,27 @@ class Batch:
     phonemes: torch.Tensor
 
 
-def speaker_offset(work_dir: Path, speaker: str) -> torch.Tensor:
-    """The speaker's mean log-mel spectrum [64] of active frames less the default voice's, computed once."""
-    if speaker == DEFAULT:
-        return torch.zeros(MEL_BANDS)
-    cache = work_dir / "offsets" / f"{speaker}.npy"
+def _speaker_means(work_dir: Path, speaker: str) -> tuple[np.ndarray, float]:
+    """Mean log-mel spectrum [64] of the speaker's active frames, mean of the logarithm of pitch; kept."""
+    cache = work_dir / "means" / f"{speaker}.npy"
     if not cache.exists():
         cache.parent.mkdir(exist_ok=True)
-        means = []
-        for name in (speaker, DEFAULT):
-            shard = read_shard(shard_path(work_dir, Job(name, 0, 0, 0, 0)))
-            mel = torch.from_numpy(shard.mel[:30_000]).float()
-            means.append(mel[active_frames(mel)].reshape(-1, MEL_BANDS).mean(0))
-        np.save(cache, (means[0] - means[1]).numpy())
-    return torch.from_numpy(np.load(cache))
+        shard = read_shard(shard_path(work_dir, Job(speaker, 0, 0, 0, 0)))
+        mel = torch.from_numpy(shard.mel[:30_000]).float()
+        pitch_hz = shard.pitch_hz[:30_000].astype(np.float32)
+        height = np.log(pitch_hz[pitch_hz > 0]).mean(keepdims=True)
+        spectrum = mel[active_frames(mel)].reshape(-1, MEL_BANDS).mean(0).numpy()
+        temporary = cache.with_suffix(f".{os.getpid()}.npy")
+        np.save(temporary, np.concatenate([spectrum, height]))
+        os.replace(temporary, cache)
+    means = np.load(cache)
+    return means[:MEL_BANDS], float(means[MEL_BANDS])
+
+
+def speaker_offset(work_dir: Path, speaker: str) -> Offset:
+    """How the speaker differs from the default voice on average."""
+    (spectrum, height), (usual, usual_height) = (_speaker_means(work_dir, s) for s in (speaker, DEFAULT))
+    return Offset(torch.from_numpy(spectrum - usual), 12 / math.log(2) * (height - usual_height))
 
 
 def read_codes(path: Path, quantizer: Quantizer) -> np.ndarray:
@@ -197,22 +208,21 @@ class Pitches:
         hz, voiced = quantizer.pitches()
         self._hz = torch.where(voiced, hz, 0).numpy()
 
-    def table(self, semitones: float) -> np.ndarray:
-        """For every pitch code the code [1024] of the same voicing, so many semitones higher."""
+    def table(self, levels: int) -> np.ndarray:
+        """For every pitch code the code [1024] of the same voicing, so many levels higher."""
         moved = self._entries.clone()
-        moved[:, HOPS_PER_FRAME:] += PITCH_WEIGHT * math.log(2) / 12 * semitones
+        moved[:, HOPS_PER_FRAME:] += PITCH_WEIGHT * math.log(2) / 12 * LEVEL_SEMITONES * levels
         table = torch.cdist(moved[1:], self._entries[1:]).argmin(1) + 1
         return np.concatenate([[0], table.numpy()])
 
-    def shifted(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
-        """Codes [T, 8] with their pitch looked up in `table`, and phases that advance accordingly."""
-        out = codes.copy()
-        out[:, PITCH_BOOK] = table[codes[:, PITCH_BOOK]]
+    def shifted(self, codes: np.ndarray, levels: int) -> np.ndarray:
+        """Codes [T, 8] of a voice so many levels higher, with phases that advance accordingly."""
+        out, phase = codes.copy(), codes[:, PHASE_BOOK].astype(np.int64)
+        out[:, PITCH_BOOK] = self.table(levels)[codes[:, PITCH_BOOK]]
         change_hz = (self._hz[out[:, PITCH_BOOK]] - self._hz[codes[:, PITCH_BOOK]]).mean(1)
         turns = (np.cumsum(change_hz) - change_hz / 2) * FRAME / SAMPLE_RATE_HZ
-        phase = codes[:, PHASE_BOOK].astype(np.int64)
         turned = (phase - 1 + np.round(turns * PHASE_STEPS).astype(np.int64)) % PHASE_STEPS + 1
-        out[:, PHASE_BOOK] = np.where(phase == 0, 0, turned)
+        out[:, PHASE_BOOK] = at_level(np.where(phase == 0, 0, turned), level_of(phase) + levels)
         return out
 
 
@@ -223,6 +233,8 @@ def roughened(codes: np.ndarray, timbres: Timbres, rng: np.random.Generator) -> 
         wrong = rng.random(len(rough)) < share
         rough[wrong, book] = rng.integers(0, CODES, size=int(wrong.sum()))
     rough[:, SPEAKER_BOOK] = timbres.scattered(rough[:, SPEAKER_BOOK], rng)
+    astray = rng.choice((-1, 0, 0, 1), size=len(rough))
+    rough[:, PHASE_BOOK] = at_level(rough[:, PHASE_BOOK], level_of(rough[:, PHASE_BOOK]) + astray)
     return rough
 
 
@@ -301,9 +313,9 @@ class Mixer:
             moved[:, SPEAKER_BOOK], codes[:, SPEAKER_BOOK] = target, reference
             example = replace(example, codes=moved)
         if rng.random() < SHIFTED_SHARE:
-            table = self._pitches.table(rng.uniform(-_FARTHEST_SEMITONES, _FARTHEST_SEMITONES))
-            codes = self._pitches.shifted(codes, table)
-            example = replace(example, codes=self._pitches.shifted(example.codes, table))
+            levels = int(rng.integers(-_FARTHEST_LEVELS, _FARTHEST_LEVELS + 1))
+            codes = self._pitches.shifted(codes, levels)
+            example = replace(example, codes=self._pitches.shifted(example.codes, levels))
         return _sequence(example, codes, text)
 
 

@@ -18,6 +18,7 @@ from training.features import (
     SAMPLE_RATE_HZ,
     frame_features,
     pad_to_frames,
+    pitch_track,
 )
 from training.recognition import Recogniser, closed_grammar, word_errors
 from training.scripts import Part
@@ -98,8 +99,31 @@ def codec_pass(waveform: np.ndarray) -> np.ndarray:
     return decode_codes(encode_reference(wav_bytes(waveform), OFFLINE), OFFLINE).waveform
 
 
+def _words(text: str) -> list[str]:
+    return text.rstrip(".").lower().split()
+
+
+def words_right(recogniser: Recogniser, waveforms: list[np.ndarray], said: list[list[str]]) -> float:
+    """Percentage of the words that are understood; the recogniser has its grammar already."""
+    heard = [recogniser.words(waveform, SAMPLE_RATE_HZ) for waveform in waveforms]
+    errors = sum(word_errors(*pair) for pair in zip(said, heard, strict=True))
+    return 100 * (1 - errors / sum(map(len, said)))
+
+
+def pitch_kept(sources: list[np.ndarray], passed: list[np.ndarray]) -> tuple[float, float]:
+    """Median distance of pitch in semitones where both are voiced; percentage of hops voiced alike."""
+    tracks = [
+        [pitch_track(pad_to_frames(torch.from_numpy(np.ascontiguousarray(w)))) for w in pair]
+        for pair in zip(sources, passed, strict=True)
+    ]
+    before, after = (torch.cat([pair[i][: min(map(len, pair))] for pair in tracks]) for i in (0, 1))
+    both = (before > 0) & (after > 0)
+    distance = 12 * (after[both] / before[both]).log2().abs().median()
+    return float(distance), 100 * float(((before > 0) == (after > 0)).float().mean())
+
+
 def score_cloning(tts: TTS, count: int, with_codec: bool) -> list[dict[str, object]]:
-    """For each voice in %: how often source, codec and clone are taken for it; words right in clones."""
+    """For each voice in %: how often source, codec and clone are taken for it, and words right in each."""
     studio, recogniser = Studio(), Recogniser()
     recogniser.use(closed_grammar())
     speakers = {name: s for name, s in (NAMED | STRANGERS).items() if name not in ("ef4", "em7")}
@@ -112,14 +136,17 @@ def score_cloning(tts: TTS, count: int, with_codec: bool) -> list[dict[str, obje
     for name, speaker in speakers.items():
         references = recordings(studio, speaker, count, 9102)
         clones = clone_all(tts, texts[: len(references)], references)
-        pairs = zip(sentences, (recogniser.words(wave_, SAMPLE_RATE_HZ) for wave_ in clones), strict=False)
-        errors = sum(word_errors(*pair) for pair in pairs)
+        sources, said = [wave_ for wave_, _ in references], [_words(text) for _, text in references]
         row: dict[str, object] = {"voice": name, "seen": name in NAMED}
-        row["source_named"] = namer.share([wave_ for wave_, _ in references], name)
+        row["source_named"] = namer.share(sources, name)
+        row["source_words"] = words_right(recogniser, sources, said)
         if with_codec:
-            row["codec_named"] = namer.share([codec_pass(wave_) for wave_, _ in references], name)
+            passed = [codec_pass(wave_) for wave_ in sources]
+            row["codec_named"] = namer.share(passed, name)
+            row["codec_words"] = words_right(recogniser, passed, said)
+            row["codec_semitones"], row["codec_voicing"] = pitch_kept(sources, passed)
         row["clone_named"] = namer.share(clones, name)
-        row["words_right"] = 100 * (1 - errors / sum(map(len, sentences[: len(references)])))
+        row["clone_words"] = words_right(recogniser, clones, sentences[: len(clones)])
         print(
             "".join(f"{v:14.1f}" if isinstance(v, float) else f"{v!s:>14}" for v in row.values()), flush=True
         )

@@ -11,7 +11,7 @@ import torch
 from training.espeak import LANGUAGES, Espeak, LanguageSource
 from training.features import FRAME, HOP, HOPS_PER_FRAME, SAMPLE_RATE_HZ, frame_features, pad_to_frames
 from training.scripts import Part, Script, ScriptSource
-from training.speakers import DEFAULT, NAMED, Speaker, continuum
+from training.speakers import DEFAULT, NAMED, VARIANTS, Speaker, continuum
 from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
 from training.synthesis import Flite, Utterance
 from training.texts import TextSource, read_bigrams
@@ -22,14 +22,15 @@ PHONEMES = (
 ).split()
 UNLABELLED = 255
 SHORTEST_FRAMES, LONGEST_FRAMES = 10, 380
-CONTINUUM = continuum(120)
-SPEAKERS: dict[str, Speaker] = {**NAMED, **CONTINUUM, **LANGUAGES}
+_DRAWN = continuum(120)
+CONTINUUM = _DRAWN | VARIANTS
+SPEAKERS: dict[str, Speaker] = {**NAMED, **_DRAWN, **LANGUAGES, **VARIANTS}
 _SOURCE_FRAME = FRAME * SOURCE_RATE_HZ // SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
 class Job:
-    """One shard: whose, its number, how many utterances, and the shares of tagged and joined texts."""
+    """One shard: whose, its number, how many utterances, and the shares of tagged, joined, everyday texts."""
 
     voice: str
     index: int
@@ -37,6 +38,7 @@ class Job:
     tagged: float
     joined: float
     whispered: float = 0.06
+    everyday: float = 0.18
 
     @property
     def speaker(self) -> str:
@@ -47,12 +49,14 @@ class Job:
 def plan() -> list[Job]:
     """All shards, those first that every later step needs first."""
     jobs = [Job(DEFAULT, index, 300, 0.16, 0.24) for index in range(30)]
+    jobs += [Job(DEFAULT, 30 + index, 300, 0.0, 0.1, everyday=0.9) for index in range(12)]
     jobs += [Job(f"{DEFAULT}tags", index, 300, 1.0, 0.0, 0.12) for index in range(12)]
     for name, speaker in NAMED.items():
         if name != DEFAULT:
             flite = not speaker.base.startswith("espeak:")
             jobs += [Job(name, i, 150, 0.2 * flite, 0.12 * flite) for i in range(3 if flite else 1)]
-    jobs += [Job(name, 0, 60, 0.15, 0.1) for name in CONTINUUM]
+    jobs += [Job(name, 0, 60, 0.15, 0.1) for name in _DRAWN]
+    jobs += [Job(name, 0, 60, 0, 0) for name in VARIANTS]
     jobs += [Job(name, index, 300, 0, 0) for name in LANGUAGES for index in range(2)]
     urgency = {DEFAULT: 1.0, f"{DEFAULT}tags": 2.0, **dict.fromkeys(NAMED.keys() - {DEFAULT}, 6.0)}
     order = {name: 0.12 * number for number, name in enumerate(CONTINUUM)}
@@ -193,7 +197,8 @@ def script_source(job: Job, bigrams: dict[str, tuple[list[str], list[float]]]) -
     seed = 1_000_000 * (1 + list(SPEAKERS).index(job.speaker)) + job.index + 500 * (job.voice != job.speaker)
     if job.voice in LANGUAGES:
         return ScriptSource(LanguageSource(job.voice, seed), seed, 0, 0)
-    return ScriptSource(TextSource(bigrams, seed), seed, job.tagged, job.joined, job.whispered)
+    texts = TextSource(bigrams, seed, job.everyday)
+    return ScriptSource(texts, seed, job.tagged, job.joined, job.whispered)
 
 
 def generate(work_dir: Path, part: int = 0, parts: int = 1) -> None:

@@ -7,6 +7,7 @@ import time
 import urllib.request
 import wave
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,12 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from training.recognition import ForcedChoice, Recogniser, closed_grammar, word_errors
-from training.texts import as_sentence, held_out_open, held_out_sus, read_bigrams
+from training.texts import (
+    as_sentence,
+    dictionary_words,
+    held_out_everyday,
+    held_out_open,
+    held_out_sus,
+    read_bigrams,
+)
 
 Bigrams = dict[str, tuple[list[str], list[float]]]
 Item = tuple[str, list[str]]
 # The source takes about 0.066 s a letter; half of that is an utterance that stopped early.
 SHORTEST_S_PER_LETTER = 0.033
+# Requests at a server at the same time.
+_CALLERS = 8
 Speaker = Callable[[list[str]], list[tuple[np.ndarray, int, bool]]]
 
 
@@ -40,7 +50,11 @@ class Score:
 def make_tests(
     count: int, bigrams: dict[str, tuple[list[str], list[float]]], seed: int
 ) -> dict[str, list[Item]]:
-    """Texts with their words: closed grammar, open forced choice, and some of three sentences each."""
+    """Texts with their words: closed grammar, open and everyday forced choice, three sentences at once."""
+    from training.synthesis import Flite
+
+    source, known = Flite("slt"), set(dictionary_words())
+    spoken = [(text, source.words(text)) for text in held_out_everyday(count, 9006 + 10 * seed)]
     closed = held_out_sus(count, 9001 + 10 * seed)
     single = held_out_open(count, bigrams, 9002 + 10 * seed)
     parts = held_out_open(3 * (count // 4), bigrams, 9004 + 10 * seed)
@@ -48,6 +62,7 @@ def make_tests(
     return {
         "closed": [(as_sentence(words), words) for words in closed],
         "open": [(as_sentence(words), words) for words in single],
+        "everyday": [(text, words) for text, words in spoken if known.issuperset(words)],
         "long": [(" ".join(map(as_sentence, three)), list(chain.from_iterable(three))) for three in triples],
     }
 
@@ -107,7 +122,11 @@ def http_speaker(base_url: str, options: dict[str, object]) -> Speaker:
         runaway = reason in ("length", "runaway") or len(samples) / rate_hz > 0.16 * len(text) + 3
         return samples, rate_hz, not runaway
 
-    return lambda texts: [one(text) for text in texts]
+    def many(texts: list[str]) -> list[tuple[np.ndarray, int, bool]]:
+        with ThreadPoolExecutor(_CALLERS) as pool:
+            return list(pool.map(one, texts))
+
+    return many
 
 
 def state_speaker(work_dir: Path, kind: str, temperature: float) -> Speaker:
@@ -123,7 +142,8 @@ def state_speaker(work_dir: Path, kind: str, temperature: float) -> Speaker:
             (audio, 24_000, stopped)
             for audio, stopped in speak(model, decoder, quantizer, texts, temperature=temperature)
         ]
-    from training.features import MEL_BANDS, frame_features
+    from training.features import frame_features
+    from training.quantizer import NO_OFFSET
 
     source = flite_speaker("slt")
 
@@ -131,7 +151,7 @@ def state_speaker(work_dir: Path, kind: str, temperature: float) -> Speaker:
         out = []
         for audio, _, _ in source(texts):
             features = frame_features(torch.from_numpy(audio))
-            codes = quantizer.encode(quantizer.latents(*features, torch.zeros(MEL_BANDS)))
+            codes = quantizer.encode(quantizer.latents(*features, NO_OFFSET))
             out.append((decode_codes(decoder, quantizer, codes.numpy()), 24_000, True))
         return out
 

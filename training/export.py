@@ -17,7 +17,7 @@ from training.quantizer import CODES, LATENT_DIM, Quantizer, book_dims
 
 CODEC_PREFIX = "tied.embedding.modality_embeddings.0.model."
 GENERATION = {
-    "temperature": 0.3,
+    "temperature": 0.6,
     "top_p": 1.0,
     "top_k": 50,
     "max_new_tokens": 1024,

@@ -9,6 +9,7 @@ from training.features import FRAME, SAMPLE_RATE_HZ
 from training.prompts import BOOKS, ROW_VOCABULARY, TEXT_VOCABULARY
 from training.quantizer import (
     CODES,
+    LEVELS,
     PHASE_BOOK,
     PHASE_STEPS,
     PITCH_BOOK,
@@ -81,6 +82,21 @@ def seed_phase_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: fl
     angle = 2 * torch.pi * pitch_hz[:, 0] * FRAME / SAMPLE_RATE_HZ
     turn = torch.stack([angle.cos(), angle.sin()], 1) * voiced.any(1, keepdim=True)
     table[PITCH_BOOK, :CODES] += turn @ directions[2:]
+
+
+def seed_level_geometry(model: TinyLanguageModel, size: float = 0.6) -> None:
+    """Makes every level's phase codes those of level 0, moved in two embedding directions by the level.
+
+    As with timbres: with the place p and -p^2 / 2 in the embedding, a level is repeated by its place.
+    """
+    generator = torch.Generator().manual_seed(9)
+    directions = torch.linalg.qr(torch.randn(HIDDEN, 2, generator=generator))[0].T
+    table = model.audio_embedding.weight.data.view(BOOKS, ROW_VOCABULARY, HIDDEN)
+    phases = table[PHASE_BOOK, 1 : PHASE_STEPS + 1].clone()
+    for place, level in enumerate(LEVELS.tolist()):
+        at = size * level / 4
+        move = torch.tensor([at, -at * at / 2]) @ directions
+        table[PHASE_BOOK, 1 + place * PHASE_STEPS : 1 + (place + 1) * PHASE_STEPS] = phases + move
 
 
 def seed_timbre_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: float = 0.6) -> None:

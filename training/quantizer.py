@@ -2,15 +2,18 @@
 
 The speaker book says by how much a speaker's mean spectrum differs from the default voice's; the mel books
 say what is left. So the same sound has nearly the same mel codes whoever speaks, and to clone a timbre is to
-repeat one code. In silence, and for the default voice, the speaker code is 0.
+repeat one code. In silence, and for the default voice, the speaker code is 0. In the same way the phase book
+says in every voiced frame how high the speaker's voice lies on the whole, beside the phase: a copy of what
+the pitch codes of a whole utterance say, which the decoder does not need but the language model can repeat.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from training.features import HOPS_PER_FRAME
+from training.features import HOPS_PER_FRAME, MEL_BANDS
 
 BOOKS = 8
 MEL_BOOKS = 5
@@ -20,10 +23,16 @@ CODE_DIM = 64
 LATENT_DIM = 128
 MEL_DIMS = slice(0, 64)
 PITCH_DIMS = slice(64, 72)
-PHASE_DIMS = slice(72, 74)
+PHASE_DIMS = slice(72, 75)
+# Of these the last is the level of the speaker's pitch.
+LEVEL_DIMS = slice(74, 75)
 SPEAKER_DIMS = slice(80, 104)
 TIMBRE_DIM = 24
 PHASE_STEPS = 64
+# Levels of the speaker's mean pitch above the default voice's, in the order of their codes.
+LEVELS = np.array([0, *range(-9, 0), *range(1, 6)])
+LEVEL_SEMITONES = 1.6
+_LEVEL_SCALE = 0.25
 MEL_SCALE = 4.0
 _TIMBRE_SCALE = 2.0
 # A frame whose mean log-mel lies below this is silence.
@@ -41,6 +50,22 @@ def active_frames(mel: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class Offset:
+    """How a speaker differs from the default voice: mean log-mel spectrum [64], mean pitch in semitones."""
+
+    spectrum: torch.Tensor
+    semitones: float
+
+    @property
+    def level(self) -> int:
+        """The speaker's pitch as one of `LEVELS`."""
+        return int(np.clip(round(self.semitones / LEVEL_SEMITONES), LEVELS.min(), LEVELS.max()))
+
+
+NO_OFFSET = Offset(torch.zeros(MEL_BANDS), 0.0)
+
+
+@dataclass(frozen=True)
 class Quantizer:
     """PCA of the mel patch (`mean` [256], `basis` [256, 64]), axes of speakers' mean spectra (`timbre`
     [64 bands, 24]) and eight codebooks (`books` [8, 1024, 64])."""
@@ -51,20 +76,21 @@ class Quantizer:
     books: torch.Tensor
 
     def latents(
-        self, mel: torch.Tensor, pitch_hz: torch.Tensor, phase: torch.Tensor, offset: torch.Tensor
+        self, mel: torch.Tensor, pitch_hz: torch.Tensor, phase: torch.Tensor, offset: Offset
     ) -> torch.Tensor:
         """Un-quantised latents [T, 128] of frame features (mel [T, 256], pitch [T, 4], phase [T, 2]).
 
-        `offset` [64] is the difference of the speaker's mean log-mel spectrum from the default voice's. Its
-        latents are an entry of the speaker book already, so that the mel books make up for its coarseness.
+        The latents of the speaker's `offset` are an entry of the speaker book already, so that the mel books
+        make up for its coarseness.
         """
         out = mel.new_zeros(len(mel), LATENT_DIM)
-        place = offset @ self.timbre / _TIMBRE_SCALE
+        place = offset.spectrum @ self.timbre / _TIMBRE_SCALE
         entry = self.books[SPEAKER_BOOK, _nearest(place[None], self.books[SPEAKER_BOOK, :, :TIMBRE_DIM])[0]]
         out[:, SPEAKER_DIMS] = active_frames(mel)[:, None] * entry[:TIMBRE_DIM]
         out[:, MEL_DIMS] = (mel - self.mean) @ self.basis / MEL_SCALE - self.timbre_as_mel(out)
         out[:, PITCH_DIMS] = pitch_vector(pitch_hz)
-        out[:, PHASE_DIMS] = phase
+        out[:, PHASE_DIMS.start : LEVEL_DIMS.start] = phase
+        out[:, LEVEL_DIMS] = (phase != 0).any(1, keepdim=True) * offset.level * _LEVEL_SCALE
         return out
 
     def timbre_as_mel(self, latents: torch.Tensor) -> torch.Tensor:
@@ -157,14 +183,29 @@ def _k_means(
     return entries
 
 
-def _phase_book() -> torch.Tensor:
-    """Entry 0 says unvoiced, the next 64 point around the circle, the rest lie too far out to be chosen."""
+def phase_book() -> torch.Tensor:
+    """Entry 0 says unvoiced, the next 64 point around the circle at level 0, and so on by `LEVELS`.
+
+    What remains lies too far out to be chosen.
+    """
     book = torch.zeros(CODES, CODE_DIM)
-    steps = torch.arange(1, CODES)
-    angle = 2 * torch.pi * steps / PHASE_STEPS
-    radius = torch.where(steps <= PHASE_STEPS, 1.0, _FAR)
-    book[1:, 0], book[1:, 1] = radius * angle.cos(), radius * angle.sin()
+    used = 1 + PHASE_STEPS * len(LEVELS)
+    angle = 2 * torch.pi * torch.arange(1, used) / PHASE_STEPS
+    book[1:used, 0], book[1:used, 1] = angle.cos(), angle.sin()
+    book[1:used, 2] = torch.from_numpy(LEVELS).repeat_interleave(PHASE_STEPS) * _LEVEL_SCALE
+    book[used:, 0] = _FAR
     return book
+
+
+def at_level(phase_codes: np.ndarray, level: np.ndarray | int) -> np.ndarray:
+    """The same phases [T] of a speaker whose pitch lies at `level`; 0, unvoiced, stays."""
+    place = np.argsort(LEVELS)[np.clip(level, LEVELS.min(), LEVELS.max()) - LEVELS.min()]
+    return np.where(phase_codes == 0, 0, place * PHASE_STEPS + (phase_codes - 1) % PHASE_STEPS + 1)
+
+
+def level_of(phase_codes: np.ndarray) -> np.ndarray:
+    """The level that each phase code [T] says; 0 where unvoiced."""
+    return LEVELS[np.clip((phase_codes - 1) // PHASE_STEPS, 0, len(LEVELS) - 1)]
 
 
 def _speaker_book(places: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -210,7 +251,7 @@ def fit(
     latents = torch.zeros(len(mel), LATENT_DIM)
     for number, offset in enumerate(offsets):
         own = speaker == number
-        latents[own] = blank.latents(mel[own], pitch_hz[own], phase[own], offset)
+        latents[own] = blank.latents(mel[own], pitch_hz[own], phase[own], Offset(offset, 0.0))
     residual, old = latents[:, MEL_DIMS].clone(), None if start is None else start["books"]
     for book in range(MEL_BOOKS):
         start_book = None if old is None else old[book]
@@ -221,7 +262,7 @@ def fit(
     voiced = latents[pitch_hz.amax(1) > 0, PITCH_DIMS]
     old_pitch = None if old is None else old[PITCH_BOOK, :, :8]
     books[PITCH_BOOK, 1:, :8] = _k_means(voiced, 12 if old is None else 1, generator, old_pitch)[1:]
-    books[PHASE_BOOK] = _phase_book()
+    books[PHASE_BOOK] = phase_book()
     return Quantizer(mean, basis, timbre, books)
 
 

@@ -98,6 +98,16 @@ def continuum(count: int, seed: int = 77) -> dict[str, Speaker]:
     return out
 
 
+# Further voices of espeak-ng, which are trained on a little, so that its timbres are not strange.
+VARIANTS = {
+    f"e{name}": Speaker(f"e{name}", f"espeak:en-us+{file}", 0, 0)
+    for name, file in (
+        ("m2", "m2"), ("m4", "m4"), ("m5", "m5"), ("m6", "m6"), ("m8", "m8"), ("f1", "f1"), ("f3", "f3"),
+        ("annie", "Annie"), ("gene", "Gene"), ("jacky", "Jacky"), ("lee", "Lee"), ("max", "max"),
+        ("steph", "steph"), ("edward", "edward"), ("belinda", "belinda"), ("michael", "Michael"),
+    )
+}  # fmt: skip
+
 # What a user writes, and the speaker that it names.
 PRESETS = {
     "clara": "slt", "martin": "rms", "angus": "awb", "ida": "ida", "vera": "vera", "oscar": "oscar",

@@ -1,6 +1,7 @@
 """Knows how to make flite speak in this process, as any speaker and in any delivery, with phoneme times."""
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +119,22 @@ class Flite:
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
 
+    def _items(self, utterance: int, relation: bytes) -> Iterator[int]:
+        item = self._library.relation_head(self._library.utt_relation(utterance, relation))
+        while item:
+            yield item
+            item = self._library.item_next(item)
+
+    def _name(self, item: int) -> str:
+        return self._library.item_feat_string(item, b"name").decode()
+
+    def words(self, text: str) -> list[str]:
+        """The words that are spoken for `text`: numbers, dates and prices written out, no punctuation."""
+        utterance = self._library.flite_synth_text(text.encode(), self._voice)
+        words = [self._name(item) for item in self._items(utterance, b"Word")]
+        self._library.delete_utterance(utterance)
+        return words
+
     def speak(self, text: str, speaker: Speaker, delivery: Delivery = PLAIN) -> Utterance:
         """Speaks `text` and trims the silence at both ends to a fixed length."""
         flite, shift = self._library, 2 ** (delivery.semitones / 12)
@@ -133,12 +150,10 @@ class Flite:
         wave = flite.utt_wave(utterance).contents
         assert wave.sample_rate == SAMPLE_RATE_HZ
         samples = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).astype(np.float32)
-        phonemes = []
-        item = flite.relation_head(flite.utt_relation(utterance, b"Segment"))
-        while item:
-            name = flite.item_feat_string(item, b"name").decode()
-            phonemes.append((name, float(flite.item_feat_float(item, b"end"))))
-            item = flite.item_next(item)
+        phonemes = [
+            (self._name(item), float(flite.item_feat_float(item, b"end")))
+            for item in self._items(utterance, b"Segment")
+        ]
         flite.delete_utterance(utterance)
         start_s = max(0.0, phonemes[0][1] - _LEAD_S)
         end_s = (phonemes[-2][1] if phonemes[-1][0] == "pau" else phonemes[-1][1]) + _TAIL_S

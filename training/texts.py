@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -125,6 +126,14 @@ def held_out_open(
     return [sampler.words(4, 7) for _ in range(count)]
 
 
+def held_out_everyday(count: int, seed: int = 9006) -> list[str]:
+    """The everyday test: numbers, names, dates, prices, questions, lists; never trained on."""
+    rng = random.Random(seed)
+    # Of those with fewer gaps there are too few to keep some of them out of training.
+    templates = [template for template in _TEMPLATES if template.count("{") > 1]
+    return [template_sentence(rng, templates) for _ in range(count)]
+
+
 def as_sentence(words: list[str]) -> str:
     """Words as a plain written sentence: first letter upper case, "I" upper case, a full stop."""
     text = " ".join("I" + word[1:] if word == "i" or word.startswith("i'") else word for word in words)
@@ -163,11 +172,11 @@ _THINGS = (
 _TEMPLATES = (Path(__file__).parent / "templates.txt").read_text().splitlines()
 
 
-def template_sentence(rng: random.Random) -> str:
+def template_sentence(rng: random.Random, templates: Sequence[str] = _TEMPLATES) -> str:
     """An everyday sentence with names, numbers, dates, prices or questions filled in."""
     n, m = rng.randint(1, 100), rng.randint(1, 60)
     things, names = rng.sample(_THINGS, 3), rng.sample(_NAMES, 3)
-    return rng.choice(_TEMPLATES).format(
+    return rng.choice(templates).format(
         name=names[0], name2=names[1], name3=names[2], thing=things[0], thing2=things[1], thing3=things[2],
         place=rng.choice(_PLACES), month=rng.choice(_MONTHS), day=rng.choice(_DAYS), d=rng.randint(2, 30),
         part=rng.choice(["morning", "afternoon", "evening"]), n=n, m=m, sum=n + m, h=rng.randint(1, 12),
@@ -182,17 +191,22 @@ def template_sentence(rng: random.Random) -> str:
 class TextSource:
     """An endless, seeded stream of training texts in which no held-out test sentence occurs."""
 
-    def __init__(self, bigrams: dict[str, tuple[list[str], list[float]]], seed: int) -> None:
-        self._random = random.Random(seed)
+    def __init__(
+        self, bigrams: dict[str, tuple[list[str], list[float]]], seed: int, everyday: float = 0.18
+    ) -> None:
+        """`everyday` is the share of filled templates."""
+        self._random, self._everyday = random.Random(seed), everyday
         self._sampler = SentenceSampler(bigrams, seed + 1)
         self._words = dictionary_words()
         tests = held_out_sus(400) + held_out_open(400, bigrams)
-        self._held_out = {" ".join(words) for words in tests}
+        self._held_out = {" ".join(words) for words in tests} | set(held_out_everyday(400))
 
     def next(self, ending: bool = False) -> str:
         """The next text, about one to six seconds long when spoken; with `ending` it closes with a mark."""
-        if self._random.random() < 0.18:
+        if self._random.random() < self._everyday:
             text = template_sentence(self._random)
+            while text in self._held_out:
+                text = template_sentence(self._random)
             return text if text[-1] in ".!?" or not ending else text + "."
         return self._sentence(ending)
 

@@ -2,8 +2,9 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
@@ -21,7 +22,16 @@ from training.features import (
     SAMPLE_RATE_HZ,
     mel_filters,
 )
-from training.quantizer import MEL_BOOKS, MEL_DIMS, PHASE_DIMS, PITCH_DIMS, SPEAKER_DIMS, Quantizer
+from training.quantizer import (
+    LEVEL_DIMS,
+    MEL_BOOKS,
+    MEL_DIMS,
+    PHASE_DIMS,
+    PITCH_DIMS,
+    SPEAKER_DIMS,
+    Offset,
+    Quantizer,
+)
 from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
 from training.train_language_model import save_state
 from training.warm_start import start_decoder, start_encoder
@@ -68,9 +78,9 @@ class CropSampler:
     ) -> None:
         """`coloured`: which share of the crops gets another timbre by a filter (see `recoloured`)."""
         self._quantizer, self._coloured = quantizer, coloured
-        self._offsets: dict[str, np.ndarray] = {}
+        self._offsets: dict[str, Offset] = {}
         self._rng = np.random.default_rng(seed)
-        self._spans: dict[str, list[tuple[dict[str, np.ndarray], int]]] = {kind: [] for kind in KIND_SHARES}
+        self._spans: dict[str, list[tuple[dict[str, Any], int]]] = {kind: [] for kind in KIND_SHARES}
         for path in sorted((work_dir / "shards").glob("*_[0-9][0-9][0-9][0-9].npz")):
             voice, number = path.stem.split("_")
             # The default voice's first shard is kept for validation.
@@ -79,8 +89,8 @@ class CropSampler:
             with np.load(path) as data:
                 names = ("offsets", "samples", "mel", "pitch_hz", "phase")
                 shard = {name: data[name] for name in names} | {"codes": read_codes(path, quantizer)}
-                shard["offset"] = speaker_offset(work_dir, speaker_of(path)).numpy()
-                self._offsets[speaker_of(path)] = shard["offset"]
+                shard["speaker"] = speaker_of(path)
+                self._offsets[speaker_of(path)] = speaker_offset(work_dir, speaker_of(path))
                 texts = data["texts"].tolist()
             for index, text in enumerate(texts):
                 kind = "whisper" if "whispering" in text else kind_of(voice)
@@ -113,7 +123,7 @@ class CropSampler:
         mel, pitch_hz, phase = (
             torch.from_numpy(shard[n][span]).float() for n in ("mel", "pitch_hz", "phase")
         )
-        offset = torch.from_numpy(shard["offset"])
+        offset = self._offsets[shard["speaker"]]
         if rng.random() < self._coloured:
             wave, mel, offset = recoloured(wave, mel, offset, self._change(rng))
         latents = self._quantizer.latents(mel, pitch_hz, phase, offset)
@@ -121,13 +131,13 @@ class CropSampler:
 
     def _change(self, rng: np.random.Generator) -> torch.Tensor:
         """A change of timbre as there is among speakers: part of the difference of two of them."""
-        left, right = rng.choice(sorted(self._offsets), 2)
-        return torch.from_numpy(rng.uniform(0.2, 1.0) * (self._offsets[left] - self._offsets[right])).float()
+        left, right = (self._offsets[name].spectrum for name in rng.choice(sorted(self._offsets), 2))
+        return rng.uniform(0.2, 1.0) * (left - right)
 
 
 def recoloured(
-    wave: torch.Tensor, mel: torch.Tensor, offset: torch.Tensor, change: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    wave: torch.Tensor, mel: torch.Tensor, offset: Offset, change: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, Offset]:
     """Waveform, log-mel patches and offset of the same speech through a filter, `change` [64 bands] in nats.
 
     So the encoder hears speakers that nobody synthesised. `latents` takes the offset from the patches again,
@@ -141,7 +151,7 @@ def recoloured(
     gain = np.exp(np.interp(places, centres.numpy(), change.numpy())).astype(np.float32)
     filtered = torch.fft.irfft(spectrum * torch.from_numpy(gain), len(wave))
     moved = (mel + change.repeat(HOPS_PER_FRAME)).clamp(min=math.log(MEL_FLOOR))
-    return filtered, moved, offset + change
+    return filtered, moved, replace(offset, spectrum=offset.spectrum + change)
 
 
 def spectral_losses(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -221,11 +231,15 @@ def encoder_losses(
     inner = {"start": slice(0, -2), "anywhere": slice(2, -2), "end": slice(2, None)}[place]
     error = (output.float() - crops.latents).square()[:, inner]
     power = crops.latents.square()[:, inner]
-    weights = {"mel": (MEL_DIMS, 1.0), "pitch": (PITCH_DIMS, 0.5), "phase": (PHASE_DIMS, 0.2)}
-    weights["timbre"] = (SPEAKER_DIMS, 2.0)
+    phase_dims = slice(PHASE_DIMS.start, LEVEL_DIMS.start)
+    # Dimensions, weight, and a floor of the power: most batches have many frames of the default voice.
+    groups = {
+        "mel": (MEL_DIMS, 1.0, 1e-3), "pitch": (PITCH_DIMS, 0.5, 1e-3), "phase": (phase_dims, 0.2, 1e-3),
+        "timbre": (SPEAKER_DIMS, 2.0, 1e-3), "level": (LEVEL_DIMS, 0.5, 0.2),
+    }  # fmt: skip
     return {
-        name: weight * error[..., dims].mean() / power[..., dims].mean().clamp(min=1e-3)
-        for name, (dims, weight) in weights.items()
+        name: weight * error[..., dims].mean() / power[..., dims].mean().clamp(min=floor)
+        for name, (dims, weight, floor) in groups.items()
     }
 
 

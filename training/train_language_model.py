@@ -12,12 +12,20 @@ from torch import nn
 from training.batches import VALIDATION, Batch, batches, collate, load_examples
 from training.batches import _sequence as sequence
 from training.data import PHONEMES, shard_path
-from training.language_model import TinyLanguageModel, seed_phase_geometry, seed_timbre_geometry
+from training.language_model import (
+    TinyLanguageModel,
+    seed_level_geometry,
+    seed_phase_geometry,
+    seed_timbre_geometry,
+)
 from training.prompts import BOOKS, ROW_VOCABULARY
-from training.quantizer import Quantizer
+from training.quantizer import CODES, PHASE_BOOK, SPEAKER_BOOK, Quantizer
 from training.warm_start import load_language_model, previous_tensors
 
 BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.7, 0.9, 0.5)
+# Who speaks, and how high, is decided by the first codes that say so; all later ones repeat them. A decision
+# is one code among hundreds, so it counts for as much as the rest of an utterance.
+_DECISIONS, _DECISION_WEIGHT = 2, 25.0
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,23 @@ class Schedule:
         return self.peak_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+def code_weights(targets: torch.Tensor) -> torch.Tensor:
+    """How much each target [B, S, 8] counts: a sequence's first speaker and phase codes more than one."""
+    weights = torch.ones(targets.shape)
+    for book in (SPEAKER_BOOK, PHASE_BOOK):
+        says = (targets[..., book] > 0) & (targets[..., book] < CODES)
+        weights[..., book][says & (says.cumsum(1) <= _DECISIONS)] = _DECISION_WEIGHT
+    return weights
+
+
 def losses(model: TinyLanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean negative log-likelihood per book [8] and of the phoneme labels (scalar)."""
+    """Mean negative log-likelihood per book [8], weighted, and of the phoneme labels (scalar)."""
     with torch.autocast("cpu", torch.bfloat16):
         embedded = model.embed(batch.ids, batch.rows)
         hidden = model.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
         spoken = batch.targets[..., 0] != -100
         hidden, targets, phonemes = hidden[spoken], batch.targets[spoken], batch.phonemes[spoken]
+        weights = code_weights(batch.targets)[spoken]
         logits = model.logits(hidden)
         phoneme_logits = model.phoneme_head(hidden)
     nll = nn.functional.cross_entropy(
@@ -56,7 +74,7 @@ def losses(model: TinyLanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.
     auxiliary = nn.functional.cross_entropy(
         phoneme_logits.float().reshape(-1, len(PHONEMES)), phonemes.reshape(-1), reduction="sum"
     ) / (phonemes != -100).sum().clamp(min=1)
-    return nll.sum(0) / counts, auxiliary
+    return (nll * weights).sum(0) / counts, auxiliary
 
 
 def make_optimizers(model: TinyLanguageModel, schedule: Schedule) -> list[torch.optim.Optimizer]:
@@ -109,6 +127,7 @@ def start_model(work_dir: Path, quantizer: Quantizer) -> TinyLanguageModel:
     else:
         load_language_model(tensors, model)
     seed_timbre_geometry(model, quantizer)
+    seed_level_geometry(model)
     return model
 
 

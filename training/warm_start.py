@@ -15,7 +15,7 @@ from training.data import read_shard, shard_paths
 from training.export import CODEC_PREFIX
 from training.features import MEL_FLOOR, log_mel_patches
 from training.language_model import TinyLanguageModel
-from training.quantizer import MEL_DIMS, MEL_SCALE, SPEAKER_DIMS, Quantizer
+from training.quantizer import LEVEL_DIMS, MEL_DIMS, MEL_SCALE, SPEAKER_DIMS, Quantizer
 from training.speakers import BASES
 
 _EMBEDDINGS = {
@@ -110,6 +110,7 @@ def start_decoder(work_dir: Path, decoder: Decoder, quantizer: Quantizer) -> Non
     with torch.no_grad():
         mel = decoder.fc2.weight[:, MEL_DIMS]
         decoder.fc2.weight[:, SPEAKER_DIMS] = mel @ quantizer.timbre_matrix().T
+        decoder.fc2.weight[:, LEVEL_DIMS] = 0
         last = decoder.acoustic_decoder.conv2
         last.weight /= _gain(work_dir)
         last.bias /= _gain(work_dir)
@@ -123,3 +124,5 @@ def start_encoder(work_dir: Path, encoder: Encoder) -> None:
     load_codec(tensors, encoder)
     with torch.no_grad():
         encoder.acoustic_encoder.conv1.weight *= _gain(work_dir)
+        encoder.fc.weight[LEVEL_DIMS] = 0
+        encoder.fc.bias[LEVEL_DIMS] = 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import Pitches
+from training.batches import IGNORED, Pitches
 from training.features import FRAME, MEL_BANDS, frame_features, log_mel_patches, pitch_track
 from training.prompts import (
     AUDIO,
@@ -28,19 +28,25 @@ from training.prompts import (
 from training.quantizer import (
     CODE_DIM,
     CODES,
+    LEVEL_SEMITONES,
+    NO_OFFSET,
     PHASE_BOOK,
     PHASE_STEPS,
     PITCH_BOOK,
     SPEAKER_BOOK,
+    Offset,
     Quantizer,
     active_frames,
+    at_level,
     fit,
+    level_of,
     pitch_from_latents,
 )
 from training.speakers import NAMED, STRANGERS, continuum
 from training.tags import EMOTIONS, PAUSES, PROSODY, SOUNDS, STYLES, written
 from training.texts import as_sentence, held_out_sus
 from training.train_codec import recoloured
+from training.train_language_model import code_weights
 from training.warm_start import recover_basis
 
 SAMPLE_RATE_HZ = 24_000
@@ -88,7 +94,7 @@ def quantizer() -> Quantizer:
 
 def test_codes_keep_pitch_and_envelope(quantizer: Quantizer) -> None:
     features = frame_features(buzz(122.0) * 0.48)
-    latents = quantizer.latents(*features, torch.zeros(MEL_BANDS))
+    latents = quantizer.latents(*features, NO_OFFSET)
     codes = quantizer.encode(latents)
     assert codes.shape == (len(latents), BOOKS)
     assert int(codes.max()) < CODES
@@ -102,7 +108,7 @@ def test_codes_keep_pitch_and_envelope(quantizer: Quantizer) -> None:
 def test_the_speaker_code_is_one_code_and_carries_the_speakers_mean_spectrum(quantizer: Quantizer) -> None:
     features = frame_features(buzz(122.0) * 0.48)
     offset = quantizer.timbre @ quantizer.books[SPEAKER_BOOK, 40, :24] * 2.0
-    plain, coloured = (quantizer.latents(*features, o) for o in (torch.zeros(MEL_BANDS), offset))
+    plain, coloured = (quantizer.latents(*features, o) for o in (NO_OFFSET, Offset(offset, 0.0)))
     codes = quantizer.encode(coloured)[:, SPEAKER_BOOK]
     active = active_frames(features[0])
     assert set(codes[active].tolist()) == {40}
@@ -111,19 +117,21 @@ def test_the_speaker_code_is_one_code_and_carries_the_speakers_mean_spectrum(qua
     torch.testing.assert_close(whole, plain[:, :CODE_DIM], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("semitones", [-3.0, 2.0])
+@pytest.mark.parametrize("levels", [-2, 1])
 def test_a_shifted_utterance_has_another_pitch_and_phases_that_fit_it(
-    quantizer: Quantizer, semitones: float
+    quantizer: Quantizer, levels: int
 ) -> None:
-    codes = quantizer.encode(quantizer.latents(*frame_features(buzz(122.0) * 0.48), torch.zeros(MEL_BANDS)))
+    codes = quantizer.encode(quantizer.latents(*frame_features(buzz(122.0) * 0.48), NO_OFFSET))
     pitches = Pitches(quantizer)
-    shifted = torch.from_numpy(pitches.shifted(codes.numpy(), pitches.table(semitones)))
+    shifted = torch.from_numpy(pitches.shifted(codes.numpy(), levels))
     (before_hz, voiced), (after_hz, still) = (
         pitch_from_latents(quantizer.decode(c)) for c in (codes, shifted)
     )
     assert torch.equal(voiced, still)
     moved = 12 * torch.log2(after_hz[voiced].mean() / before_hz[voiced].mean())
-    assert abs(float(moved) - semitones) < 0.4
+    assert abs(float(moved) - LEVEL_SEMITONES * levels) < 0.4
+    said = level_of(shifted[:, PHASE_BOOK].numpy())[shifted[:, PHASE_BOOK] > 0]
+    assert set(said.tolist()) == {levels}
     phase = shifted[:, PHASE_BOOK]
     turn = after_hz.reshape(-1, 4).mean(1) * FRAME / SAMPLE_RATE_HZ
     drift = (phase[1:] - phase[:-1]) / PHASE_STEPS - (turn[1:] + turn[:-1]) / 2
@@ -132,16 +140,42 @@ def test_a_shifted_utterance_has_another_pitch_and_phases_that_fit_it(
     assert torch.equal(shifted[:, :PITCH_BOOK], codes[:, :PITCH_BOOK])
 
 
+@pytest.mark.parametrize(("semitones", "level"), [(0.0, 0), (-4.9, -3), (7.0, 4), (-40.0, -9)])
+def test_voiced_frames_say_the_level_of_the_speakers_pitch(
+    quantizer: Quantizer, semitones: float, level: int
+) -> None:
+    features = frame_features(torch.cat([buzz(122.0) * 0.48, torch.zeros(9600)]))
+    plain = quantizer.encode(quantizer.latents(*features, NO_OFFSET))
+    codes = quantizer.encode(quantizer.latents(*features, Offset(NO_OFFSET.spectrum, semitones)))
+    phases, voiced = codes[:, PHASE_BOOK].numpy(), plain[:, PHASE_BOOK].numpy() > 0
+    assert 0 < voiced.sum() < len(voiced)
+    assert (level_of(phases)[voiced] == level).all()
+    assert (phases[~voiced] == 0).all()
+    assert (at_level(phases, 0) == plain[:, PHASE_BOOK].numpy()).all()
+    assert torch.equal(codes[:, :PHASE_BOOK], plain[:, :PHASE_BOOK])
+
+
+def test_the_first_codes_that_say_who_speaks_and_how_high_count_most() -> None:
+    targets = torch.zeros(2, 6, BOOKS, dtype=torch.long)
+    targets[:, 0] = IGNORED
+    targets[0, 2:5, SPEAKER_BOOK] = 7
+    targets[1, 1, PHASE_BOOK], targets[1, 3:, PHASE_BOOK] = 1024, 65
+    weights = code_weights(targets)
+    assert (weights != 1).nonzero().tolist() == [
+        [0, 2, SPEAKER_BOOK], [0, 3, SPEAKER_BOOK], [1, 3, PHASE_BOOK], [1, 4, PHASE_BOOK],
+    ]  # fmt: skip
+
+
 def test_a_recoloured_crop_sounds_like_what_its_features_say() -> None:
     wave = buzz(122.0) * 0.48
     change = 0.6 * torch.cos(torch.linspace(0, 5, MEL_BANDS))
     patches = log_mel_patches(wave)
-    filtered, moved, offset = recoloured(wave, patches, torch.zeros(MEL_BANDS), change)
+    filtered, moved, offset = recoloured(wave, patches, NO_OFFSET, change)
     heard = log_mel_patches(filtered)
     inside, loud = slice(2, -2), (patches > 0)[2:-2]
     assert float((heard - moved)[inside][loud].abs().mean()) < 0.1
     assert float((heard - patches)[inside][loud].abs().mean()) > 0.25
-    torch.testing.assert_close(offset, change)
+    torch.testing.assert_close(offset.spectrum, change)
 
 
 def test_delay_shifts_each_book_and_is_undone() -> None:
