@@ -201,14 +201,17 @@ class Timbres:
 
 
 class Pitches:
-    """Shifts pitch codes by semitones, and turns the phase codes with them."""
+    """Shifts pitch codes by whole levels, and turns the phase codes with them."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         self._entries = quantizer.books[PITCH_BOOK, :, : 2 * HOPS_PER_FRAME]
         hz, voiced = quantizer.pitches()
         self._hz = torch.where(voiced, hz, 0).numpy()
+        self._tables = {
+            levels: self._table(levels) for levels in range(-_FARTHEST_LEVELS, _FARTHEST_LEVELS + 1)
+        }
 
-    def table(self, levels: int) -> np.ndarray:
+    def _table(self, levels: int) -> np.ndarray:
         """For every pitch code the code [1024] of the same voicing, so many levels higher."""
         moved = self._entries.clone()
         moved[:, HOPS_PER_FRAME:] += PITCH_WEIGHT * math.log(2) / 12 * LEVEL_SEMITONES * levels
@@ -218,7 +221,7 @@ class Pitches:
     def shifted(self, codes: np.ndarray, levels: int) -> np.ndarray:
         """Codes [T, 8] of a voice so many levels higher, with phases that advance accordingly."""
         out, phase = codes.copy(), codes[:, PHASE_BOOK].astype(np.int64)
-        out[:, PITCH_BOOK] = self.table(levels)[codes[:, PITCH_BOOK]]
+        out[:, PITCH_BOOK] = self._tables[levels][codes[:, PITCH_BOOK]]
         change_hz = (self._hz[out[:, PITCH_BOOK]] - self._hz[codes[:, PITCH_BOOK]]).mean(1)
         turns = (np.cumsum(change_hz) - change_hz / 2) * FRAME / SAMPLE_RATE_HZ
         turned = (phase - 1 + np.round(turns * PHASE_STEPS).astype(np.int64)) % PHASE_STEPS + 1
