@@ -75,7 +75,7 @@ bench: install ## Measure the engine and the server; results in benchmarks/resul
 # The weights that training goes on from; START= begins from nothing.
 START ?= .cache/first-voice
 
-train-tiny: $(VENV)/.installed-train ## Train the built-in voice (about two hours on two quiet cores)
+train-tiny: $(VENV)/.installed-train ## Train the built-in voice (some five hours on two quiet cores)
 	@[ -z "$(START)" ] || [ -f "$(START)/model.safetensors" ] || { mkdir -p $(START) && \
 	  git show 58578a4:stentor/checkpoints/stentor_tiny/model.safetensors > $(START)/model.safetensors; }
 	$(BIN)/python -m training $(if $(START),--from $(START)) $(ARGS)

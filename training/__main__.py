@@ -14,7 +14,7 @@ import torch
 DECODER_STEPS, ENCODER_STEPS = 2200, 2200
 LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 6000, 2000
 # Going on from a checkpoint's weights takes less.
-WARM_DECODER_STEPS, WARM_ENCODER_STEPS, WARM_LANGUAGE_MODEL_STEPS = 700, 2600, 5000
+WARM_DECODER_STEPS, WARM_ENCODER_STEPS, WARM_LANGUAGE_MODEL_STEPS = 700, 4200, 8900
 CHECKPOINT = Path(__file__).parent.parent / "stentor" / "checkpoints" / "stentor_tiny"
 
 
