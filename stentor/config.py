@@ -74,9 +74,10 @@ class EngineConfig:
         "Numbers of the KV cache: 'auto' is the model's arithmetic, 'fp8' half of its bytes; codes change.",
     )
     own_product_rows: int = setting(
-        0,
-        "Products of up to this many rows are our own kernel's on a GPU, not the library's; see gpu_all.sh.",
-        minimum=0,
+        -1,
+        "Products of up to this many rows are our own kernel's on a GPU, not the library's, and give a seed "
+        "the same codes in any batch of so many; -1 is 16 on cards whose best tiles are known, else 0.",
+        minimum=-1,
         maximum=64,
     )
     kernels: Literal["auto", "eager", "triton"] = setting(

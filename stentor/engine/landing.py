@@ -76,6 +76,7 @@ def landed(device: torch.device) -> Callable[[], None]:
     """Gives a function that waits until all is done that the present stream holds now."""
     if device.type != "cuda":
         return lambda: None
-    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    # Who waits sleeps: the next step is under way, and other threads have work.
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record()
     return done.synchronize

@@ -97,10 +97,10 @@ def fuses(name: str, device: torch.device) -> bool:
 
 
 def choose_kernels(
-    name: str, device: torch.device, quantization: Scheme = "none", own_product_rows: int = 0
+    name: str, device: torch.device, quantization: Scheme = "none", own_product_rows: int = -1
 ) -> Kernels:
     """The kernels that the setting `name` means on `device`, with weights kept as `quantization` says, and
-    on a GPU products of up to `own_product_rows` rows by our own kernel.
+    on a GPU products of up to `own_product_rows` rows by our own kernel; -1 is as many as it is faster at.
 
     Raises:
         ConfigError: as `fuses` does, or because this GPU, or one without Triton, cannot have such weights.
@@ -112,5 +112,8 @@ def choose_kernels(
     if quantization == "fp8":
         check_float8("--quantization", "int8", device)
     from stentor.layers.triton.fused import FusedKernels
+    from stentor.layers.triton.tiles import most_rows
 
+    if own_product_rows < 0:
+        own_product_rows = most_rows(device)
     return FusedKernels(quantization, own_product_rows)

@@ -4,8 +4,24 @@ What each of them has written before it arrives is seen by the last one (release
 the device), which reads it with `cache_modifier=".cg"`, from the second-level cache, where all of it is.
 """
 
+from functools import cache
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+
+def counters(size: int, device: torch.device) -> Tensor:
+    """int32 [size], zero between launches, so each stream has its own."""
+    return _counters(
+        size, device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    )
+
+
+@cache
+def _counters(size: int, device: torch.device, stream: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.int32, device=device)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Paged grouped-query attention: decode with split keys and a reduction, and causal prefill.
+"""Paged grouped-query attention: decode with split keys, joined by whoever comes last, and causal prefill.
 
 The law of docs/decisions/0006 by this backend's own means: keys are taken in splits and tiles that begin at
 fixed positions, and a row sums over its own in one order, so what stands beside it, how wide its table is and
@@ -11,6 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
+from stentor.layers.triton.arrivals import counters, is_last
+from stentor.layers.triton.launches import early, wait_for_previous
 
 # Keys that one program of a decode step takes; more programs run where there are few sequences.
 _SPLIT = tl.constexpr(128)
@@ -42,25 +44,12 @@ def _decode(q: Tensor, cache: Tensor, batch: DecodeBatch) -> Tensor:
     sums = torch.empty((size, num_heads, num_splits, 2), dtype=torch.float32, device=q.device)
     out = torch.empty((size, num_heads * head_dim), dtype=q.dtype, device=q.device)
     _decode_split[(size, num_kv_heads, num_splits)](
-        q,
-        q.stride(0),
-        cache,
-        batch.positions,
-        batch.block_tables,
-        batch.block_tables.stride(0),
-        partial,
-        sums,
-        block_size,
-        head_dim,
-        head_dim**-0.5 * 1.4426950408889634,
-        GROUP=group,
-        ROWS=max(triton.next_power_of_2(group), _SMALLEST_TILE),
-        DIM=block_dim,
-        num_warps=4,
-        num_stages=2,
-    )
-    reduce = _decode_reduce[(size, num_heads)]
-    reduce(partial, sums, batch.positions, out, num_splits, head_dim, DIM=block_dim, num_warps=1)
+        q, q.stride(0), cache, batch.positions, batch.block_tables, batch.block_tables.stride(0), partial,
+        sums, counters(size * num_kv_heads, q.device), out, block_size, head_dim,
+        head_dim**-0.5 * 1.4426950408889634, GROUP=group,
+        ROWS=max(triton.next_power_of_2(group), _SMALLEST_TILE), DIM=block_dim, num_warps=4, num_stages=2,
+        **early(q.device),
+    )  # fmt: skip
     return out
 
 
@@ -69,22 +58,11 @@ def _prefill(q: Tensor, cache: Tensor, batch: PrefillBatch) -> Tensor:
     # Zeros, for the rows that pad the batch.
     out = torch.zeros((num_tokens, num_heads * head_dim), dtype=q.dtype, device=q.device)
     _prefill_tile[(triton.cdiv(batch.longest, _QUERY_TILE.value), num_heads, len(batch.contexts))](
-        q,
-        q.stride(0),
-        cache,
-        batch.starts,
-        batch.contexts,
-        batch.block_tables,
-        batch.block_tables.stride(0),
-        out,
-        cache.shape[1],
-        cache.shape[2] // 2,
-        head_dim,
-        head_dim**-0.5 * 1.4426950408889634,
-        DIM=max(triton.next_power_of_2(head_dim), _SMALLEST_TILE),
-        num_warps=4,
-        num_stages=2,
-    )
+        q, q.stride(0), cache, batch.starts, batch.contexts, batch.block_tables,
+        batch.block_tables.stride(0), out, cache.shape[1], cache.shape[2] // 2, head_dim,
+        head_dim**-0.5 * 1.4426950408889634, DIM=max(triton.next_power_of_2(head_dim), _SMALLEST_TILE),
+        num_warps=4, num_stages=2,
+    )  # fmt: skip
     return out
 
 
@@ -121,21 +99,10 @@ def _attend(query, own, keys, table, begin, end, length, block_size, num_kv_head
 
 @triton.jit
 def _decode_split(
-    q,
-    q_stride,
-    cache,
-    positions,
-    tables,
-    table_stride,
-    partial,
-    sums,
-    block_size,
-    head_dim,
-    scale,
-    GROUP: tl.constexpr,
-    ROWS: tl.constexpr,
-    DIM: tl.constexpr,
-):
+    q, q_stride, cache, positions, tables, table_stride, partial, sums, arrived, out, block_size, head_dim,
+    scale, GROUP: tl.constexpr, ROWS: tl.constexpr, DIM: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    wait_for_previous(EARLY)
     sequence, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     length = tl.load(positions + sequence).to(tl.int32) + 1
     if split * _SPLIT < length:
@@ -151,52 +118,49 @@ def _decode_split(
         total, weight, best = _attend(
             query, own, keys, table, begin, end, length, block_size, num_kv_heads, head_dim, scale
         )
-        num_splits = tl.num_programs(2)
-        entry = (sequence * num_kv_heads * GROUP + head) * num_splits + split
-        tl.store(partial + entry[:, None] * head_dim + column[None, :], total, mask=within)
-        tl.store(sums + entry * 2, best, mask=row < GROUP)
-        tl.store(sums + entry * 2 + 1, weight, mask=row < GROUP)
+        place = sequence * num_kv_heads * GROUP + head
+        filled = tl.cdiv(length, _SPLIT)
+        finishes = filled == 1
+        if filled > 1:
+            entry = place * tl.num_programs(2) + split
+            tl.store(partial + entry[:, None] * head_dim + column[None, :], total, mask=within)
+            tl.store(sums + entry * 2, best, mask=row < GROUP)
+            tl.store(sums + entry * 2 + 1, weight, mask=row < GROUP)
+            finishes = is_last(arrived + sequence * num_kv_heads + kv_head, filled)
+            if finishes:
+                total, weight = _joined(
+                    partial, sums, place * tl.num_programs(2), filled, row < GROUP, column, head_dim
+                )
+        if finishes:
+            result = (total / weight[:, None]).to(out.dtype.element_ty)
+            tl.store(out + place[:, None] * head_dim + column[None, :], result, mask=within)
 
 
-# A wider table is no reason to compile in the midst of serving.
-@triton.jit(do_not_specialize=["num_splits"])
-def _decode_reduce(partial, sums, positions, out, num_splits, head_dim, DIM: tl.constexpr):
-    sequence, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    filled = (tl.load(positions + sequence) + _SPLIT) // _SPLIT
-    column = tl.arange(0, DIM)
-    inside = column < head_dim
-    place = sequence * tl.num_programs(1) + head
-    best = tl.load(sums + place * num_splits * 2)
-    weight = tl.load(sums + place * num_splits * 2 + 1)
-    total = tl.load(partial + place * num_splits * head_dim + column, mask=inside, other=0.0)
+@triton.jit
+def _joined(partial, sums, entry, filled, asked, column, head_dim):
+    """All splits of some heads in their order: sums of values and of weights."""
+    within = asked[:, None] & (column < head_dim)[None, :]
+    there = partial + entry[:, None] * head_dim + column[None, :]
+    best = tl.load(sums + entry * 2, mask=asked, other=0.0, cache_modifier=".cg")
+    weight = tl.load(sums + entry * 2 + 1, mask=asked, other=1.0, cache_modifier=".cg")
+    total = tl.load(there, mask=within, other=0.0, cache_modifier=".cg")
     for split in range(1, filled):
-        entry = place * num_splits + split
-        other = tl.load(sums + entry * 2)
+        more = sums + (entry + split) * 2
+        other = tl.load(more, mask=asked, other=0.0, cache_modifier=".cg")
         higher = tl.maximum(best, other)
         shrink, grow = tl.exp2(best - higher), tl.exp2(other - higher)
-        weight = weight * shrink + tl.load(sums + entry * 2 + 1) * grow
-        total *= shrink
-        total += tl.load(partial + entry * head_dim + column, mask=inside, other=0.0) * grow
+        weight = weight * shrink + tl.load(more + 1, mask=asked, other=0.0, cache_modifier=".cg") * grow
+        added = tl.load(there + split * head_dim, mask=within, other=0.0, cache_modifier=".cg")
+        total = total * shrink[:, None] + added * grow[:, None]
         best = higher
-    tl.store(out + place * head_dim + column, (total / weight).to(out.dtype.element_ty), mask=inside)
+    return total, weight
 
 
 @triton.jit(do_not_specialize=["table_stride"])
 def _prefill_tile(
-    q,
-    q_stride,
-    cache,
-    starts,
-    contexts,
-    tables,
-    table_stride,
-    out,
-    block_size,
-    num_kv_heads,
-    head_dim,
-    scale,
-    DIM: tl.constexpr,
-):
+    q, q_stride, cache, starts, contexts, tables, table_stride, out, block_size, num_kv_heads, head_dim,
+    scale, DIM: tl.constexpr,
+):  # fmt: skip
     sequence, head, num_heads = tl.program_id(2).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     begin = tl.load(starts + sequence)
     num_queries = tl.load(starts + sequence + 1) - begin

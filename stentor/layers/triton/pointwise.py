@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from stentor.layers.triton.launches import early, wait_for_previous
+
 _BLOCK = 1024
 
 
@@ -13,7 +15,8 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     gate_up = gate_up.contiguous()
     num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((num_rows, size), dtype=gate_up.dtype, device=gate_up.device)
-    _silu_mul[(num_rows, triton.cdiv(size, _BLOCK))](gate_up, out, size, BLOCK=_BLOCK, num_warps=4)
+    options = {"BLOCK": _BLOCK, "num_warps": 4} | early(out.device)
+    _silu_mul[(num_rows, triton.cdiv(size, _BLOCK))](gate_up, out, size, **options)
     return out
 
 
@@ -22,17 +25,9 @@ def embed_codes(rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
     (num_rows, num_codebooks), size = rows.shape, table.shape[1]
     out = torch.empty((num_rows, size), dtype=table.dtype, device=table.device)
     _embed_codes[(num_rows, triton.cdiv(size, _BLOCK))](
-        rows,
-        rows.stride(0),
-        rows.stride(1),
-        offsets,
-        table,
-        out,
-        size,
-        NUM_CODEBOOKS=num_codebooks,
-        BLOCK=_BLOCK,
-        num_warps=4,
-    )
+        rows, rows.stride(0), rows.stride(1), offsets, table, out, size, NUM_CODEBOOKS=num_codebooks,
+        BLOCK=_BLOCK, num_warps=4, **early(out.device),
+    )  # fmt: skip
     return out
 
 
@@ -50,25 +45,15 @@ def snake(
     columns = min(triton.next_power_of_2(channels), 128)
     steps = 2 * _BLOCK // columns
     _snake[(triton.cdiv(size, steps), triton.cdiv(channels, columns), batch)](
-        x,
-        *x.stride(),
-        scale,
-        bias,
-        lengths,
-        out,
-        first,
-        time,
-        size,
-        channels,
-        STEPS=steps,
-        COLUMNS=columns,
+        x, *x.stride(), scale, bias, lengths, out, first, time, size, channels, STEPS=steps, COLUMNS=columns,
         num_warps=4,
-    )
+    )  # fmt: skip
     return out
 
 
 @triton.jit
-def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr):
+def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    wait_for_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < size
@@ -80,16 +65,10 @@ def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _embed_codes(
-    rows,
-    row_stride,
-    code_stride,
-    offsets,
-    table,
-    out,
-    size,
-    NUM_CODEBOOKS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    rows, row_stride, code_stride, offsets, table, out, size, NUM_CODEBOOKS: tl.constexpr,
+    BLOCK: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    wait_for_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < size
@@ -123,21 +102,9 @@ def _squared_sine(u):
 
 @triton.jit(do_not_specialize=["first", "time", "size"])
 def _snake(
-    x,
-    batch_stride,
-    time_stride,
-    channel_stride,
-    scale,
-    bias,
-    lengths,
-    out,
-    first,
-    time,
-    size,
-    channels,
-    STEPS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
+    x, batch_stride, time_stride, channel_stride, scale, bias, lengths, out, first, time, size, channels,
+    STEPS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     batch = tl.program_id(2).to(tl.int64)
     step = tl.program_id(0).to(tl.int64) * STEPS + tl.arange(0, STEPS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from stentor.layers.triton.launches import early, wait_for_previous
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `Kernels.rms_norm`."""
@@ -34,11 +36,12 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def _whole(x: Tensor) -> dict[str, int]:
     """A program that holds a whole row."""
     block = triton.next_power_of_2(x.shape[1])
-    return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}
+    return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)} | early(x.device)
 
 
 @triton.jit
-def _norm(x, delta, weight, total, normed, size, eps, BLOCK: tl.constexpr):
+def _norm(x, delta, weight, total, normed, size, eps, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    wait_for_previous(EARLY)
     column = tl.arange(0, BLOCK)
     inside = column < size
     place = tl.program_id(0).to(tl.int64) * size + column
@@ -55,7 +58,8 @@ def _norm(x, delta, weight, total, normed, size, eps, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _round_rows(x, rounded, scales, size, BLOCK: tl.constexpr):
+def _round_rows(x, rounded, scales, size, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    wait_for_previous(EARLY)
     row, column = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = column < size
     value = tl.load(x + row * size + column, mask=inside, other=0.0).to(tl.float32)

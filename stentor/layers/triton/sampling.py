@@ -5,14 +5,13 @@ same widths. Only the order of one sum is its own, that of the weights before a 
 float64 and rounded where the reference rounds.
 """
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from stentor.layers.triton.arrivals import is_last
+from stentor.layers.triton.arrivals import counters, is_last
+from stentor.layers.triton.launches import early, wait_for_previous
 
 # The words of a state's row behind its codes, in the order of `engine.state.BatchState`.
 _POSITION, _STATUS, _STEP, _RAMP, _COUNTDOWN, _MAX_ROWS, _GUARD_ROWS, _KEY, _TEMPERATURE, _TOP_P, _TOP_K = (
@@ -20,8 +19,9 @@ _POSITION, _STATUS, _STEP, _RAMP, _COUNTDOWN, _MAX_ROWS, _GUARD_ROWS, _KEY, _TEM
 )
 _CODE_BITS = tl.constexpr(16)
 _CODE_MASK = tl.constexpr(2**16 - 1)
-# Any key of a code is smaller.
+# Any key of a code is smaller, of either width.
 _LAST_KEY = tl.constexpr(2**62)
+_LAST_SHORT_KEY = tl.constexpr(2**31 - 1)
 # As in `engine/noise.py`.
 _LARGEST_LOG = tl.constexpr(-(2.0**-32))
 _SMALLEST_LOG = tl.constexpr(-1.7976931348623157e308)
@@ -42,30 +42,11 @@ def sample_and_advance(logits: Tensor, state: Tensor, begin_code: int, end_code:
     record = torch.empty((size, num_codebooks + 1), dtype=torch.int64, device=logits.device)
     block = triton.next_power_of_2(codebook_size)
     _sample[(size, num_codebooks)](
-        logits.contiguous(),
-        state,
-        state.stride(0),
-        record,
-        _arrivals(size, logits.device, _stream(logits.device)),
-        begin_code,
-        end_code,
-        codebook_size,
-        BLOCK=block,
-        STAGES=block.bit_length() - 1,
-        WIDTH=triton.next_power_of_2(num_codebooks),
-        num_warps=8,
-    )
+        logits.contiguous(), state, state.stride(0), record, counters(size, logits.device), begin_code,
+        end_code, codebook_size, BLOCK=block, STAGES=block.bit_length() - 1,
+        WIDTH=triton.next_power_of_2(num_codebooks), num_warps=8, **early(logits.device),
+    )  # fmt: skip
     return record
-
-
-def _stream(device: torch.device) -> int:
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-
-
-@cache
-def _arrivals(size: int, device: torch.device, stream: int) -> Tensor:
-    """Counts the codes of each row that are drawn; zero between launches, so each stream has its own."""
-    return torch.zeros(size, dtype=torch.int32, device=device)
 
 
 @triton.jit
@@ -93,9 +74,9 @@ def _gumbel(key, position, code):
 
 
 @triton.jit
-def _ordered(bits):
-    """The bits of float32 numbers as integers of the same order, and back."""
-    return ((bits >> 31) & 0x7FFFFFFF) ^ bits
+def _ordered(bits, OTHERS: tl.constexpr):
+    """The bits of numbers as integers of the same order, and back; `OTHERS` are all bits but the sign's."""
+    return ((bits >> 31) & OTHERS) ^ bits
 
 
 @triton.jit
@@ -115,11 +96,18 @@ def _drawn(scores, temperature, limit, share, key, position, size, BLOCK: tl.con
     """One code: the best of the sorted scores with noise that neither cut excludes."""
     rank = tl.arange(0, BLOCK)
     inside = rank < size
-    score = tl.load(scores + rank, mask=inside, other=0.0).to(tl.float32)
-    falling = (~_ordered(score.to(tl.int32, bitcast=True))).to(tl.int64)
-    packed = _sorted(tl.where(inside, (falling << _CODE_BITS) | rank, _LAST_KEY), rank, STAGES)
-    code = (packed & _CODE_MASK).to(tl.int32)
-    value = _ordered(~(packed >> _CODE_BITS).to(tl.int32)).to(tl.float32, bitcast=True)
+    bits = tl.load(scores + rank, mask=inside, other=0.0).to(tl.float32).to(tl.int32, bitcast=True)
+    if scores.dtype.element_ty == tl.bfloat16:
+        # Half of the bits are empty: room for the code, and half the work.
+        falling = ~_ordered(bits >> _CODE_BITS, 0x7FFF)
+        packed = tl.where(inside, (falling << _CODE_BITS) | rank, _LAST_SHORT_KEY)
+        packed = _sorted(packed, rank, STAGES)
+        bits = _ordered(~(packed >> _CODE_BITS), 0x7FFF) << _CODE_BITS
+    else:
+        falling = (~_ordered(bits, 0x7FFFFFFF)).to(tl.int64)
+        packed = _sorted(tl.where(inside, (falling << _CODE_BITS) | rank, _LAST_KEY), rank, STAGES)
+        bits = _ordered((~(packed >> _CODE_BITS)).to(tl.int32), 0x7FFFFFFF)
+    code, value = (packed & _CODE_MASK).to(tl.int32), bits.to(tl.float32, bitcast=True)
     value = tl.where(inside, tl.math.div_rn(value, temperature), float("-inf"))
 
     weight = tl.exp((value - tl.max(value, axis=0)).to(tl.float64)).to(tl.float32)
@@ -141,18 +129,10 @@ def _float(word):
 
 @triton.jit
 def _sample(
-    logits,
-    state,
-    state_stride,
-    record,
-    arrived,
-    begin_code,
-    end_code,
-    codebook_size,
-    BLOCK: tl.constexpr,
-    STAGES: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
+    logits, state, state_stride, record, arrived, begin_code, end_code, codebook_size, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    wait_for_previous(EARLY)
     row, codebook, num_codebooks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     codes = state + row * state_stride
     words, report = codes + num_codebooks, record + row * (num_codebooks + 1)

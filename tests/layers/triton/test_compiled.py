@@ -11,7 +11,6 @@ import tests.layers.triton.interpreted  # noqa: F401 (skips where Triton is not 
 
 ROOT = Path(__file__).parents[3]
 LAUNCHED = {
-    "_decode_reduce",
     "_decode_split",
     "_embed_codes",
     "_norm",

@@ -98,7 +98,7 @@ class Launches(TorchDispatchMode):
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter counts")
-def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_of_a_step_takes_nine_launches_and_the_rest_few(monkeypatch: pytest.MonkeyPatch) -> None:
     # Idle rows take the same launches as others. Whole tiles are a matter of the CPU's library.
     monkeypatch.setattr("stentor.layers.linear._PLAIN_TILE", 1)
     monkeypatch.setattr("stentor.layers.linear.packs", lambda weight: False)
@@ -118,9 +118,9 @@ def test_a_layer_of_a_step_takes_ten_launches_and_the_rest_few(monkeypatch: pyte
             counts[name, layers] = launches.count
     per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name, _ in makes}
     beside = {name: counts[name, 1] - per_layer[name] for name, _ in makes}
-    assert per_layer["fused"] == 10
+    assert per_layer["fused"] == 9
     # SwiGLU goes into the product before it.
-    assert per_layer["own"] == 9
+    assert per_layer["own"] == 8
     # An operation of PyTorch's is at least one launch: its attention with a mask, for one, is several.
     assert per_layer["eager"] >= 20
     assert beside["fused"] <= 20

@@ -16,12 +16,21 @@ def test_what_was_not_measured_takes_the_plain_tile() -> None:
 def test_a_weight_has_the_tile_of_its_shape_dtype_and_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.zeros(64, 32, dtype=torch.int8)
     assert weight_name(weight, gated=True) == "64x32 int8 gated"
-    monkeypatch.setattr(tiles, "_table", lambda: {"": {"64x32 int8 gated": {"columns": 32, "warps": 8}}})
-    assert tile_for(weight, gated=True) == Tile(columns=32, warps=8)
+    monkeypatch.setattr(tiles, "_table", lambda: {"": {"64x32 int8 gated": {"lines": 32, "warps": 8}}})
+    assert tile_for(weight, gated=True) == Tile(lines=32, warps=8)
     assert tile_for(weight, gated=False) == Tile()
 
 
 def test_the_table_holds_tiles() -> None:
     for card in json.loads(TABLE.read_text()).values():
         for tile in card.values():
-            assert Tile(**tile).columns >= 16
+            assert Tile(**tile).lines >= 16
+
+
+def test_only_a_card_whose_tiles_are_known_multiplies_by_our_own_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tiles, "_table", lambda: {"a card": {}})
+    for name, rows in (("a card", 16), ("another", 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert tiles.most_rows(torch.device("cuda")) == rows
