@@ -74,16 +74,22 @@ def main() -> None:
     parser.add_argument("--batch", default="1,16")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--quantization", default="auto", help="auto, none, int8, fp8 or int4")
+    parser.add_argument("--own-product-rows", type=int, default=-1, help="see the setting of that name")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.batch.split(",")]
     with subject.opened(arguments) as (model, load_format):
         settings = {
             "model": {"model": model, "load_format": load_format},
-            "engine": {"max_running_requests": max(sizes), "quantization": arguments.quantization},
+            "engine": {
+                "max_running_requests": max(sizes),
+                "quantization": arguments.quantization,
+                "own_product_rows": arguments.own_product_rows,
+            },
         }
         folder, engine, _, device = roofline.load(override(Config(), settings))
         table = [row for size in sizes for row in measure(engine, size, arguments.steps, device)]
     about = {"steps": arguments.steps, "quantization": arguments.quantization}
+    about |= {"own_product_rows": arguments.own_product_rows}
     subject.publish("profile", folder.name, table, COLUMNS, about, arguments.save)
 
 

@@ -81,7 +81,7 @@ class Batch:
         self.alive: dict[str, Sequence] = {}
 
     def fill(self) -> bool:
-        """Let sequences in until it is full; was anyone missing."""
+        """Let sequences in until it is full; is anyone missing, or not drawing yet."""
         missing = self._size - len(self.alive)
         for _ in range(missing):
             prompt = np.zeros((PROMPT, 9), np.int32)
@@ -90,7 +90,7 @@ class Batch:
             sequence = Sequence(f"s{self._count}", prompt, SAMPLING, self._max_rows)
             self.alive[sequence.id] = sequence
             self._engine.add(sequence)
-        return missing > 0
+        return missing > 0 or self._engine.stats()["sequences_waiting"] > 0
 
     def step(self) -> None:
         """One step of all."""
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,2,4,8,16")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--quantization", default="auto", help="auto, none, int8, fp8 or int4")
-    parser.add_argument("--own-product-rows", type=int, default=0, help="see the setting of that name")
+    parser.add_argument("--own-product-rows", type=int, default=-1, help="see the setting of that name")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.batch.split(",")]
     with subject.opened(arguments) as (model, load_format):
@@ -172,7 +172,7 @@ def run(config: Config, sizes: list[int], arguments: argparse.Namespace) -> None
     settings |= {"quantization": scheme, "own_product_rows": config.engine.own_product_rows}
     rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
     suffix = "" if arguments.quantization == "auto" else f"-{arguments.quantization}"
-    suffix += "-own" if arguments.own_product_rows else ""
+    suffix += f"-own-{arguments.own_product_rows}" if arguments.own_product_rows >= 0 else ""
     subject.publish("roofline" + suffix, folder.name, rounded, COLUMNS, settings, arguments.save)
 
 

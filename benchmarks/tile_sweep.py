@@ -1,6 +1,6 @@
 """Find the fastest tile of the product of few rows for each weight of the 4B model, on the card that is here.
 
-    python benchmarks/tile_sweep.py [--rows 1,8] [--seconds 120] [--save FILE] [--write]
+    python benchmarks/tile_sweep.py [--rows 1,8] [--seconds 120] [--jobs 14] [--save FILE] [--write]
 
 A tile must serve every number of rows (it fixes the order of the sums), so the sum of its times at `--rows`
 decides; it must give the reference's numbers to count. Weights go in the order of what they weigh in a step.
@@ -8,11 +8,13 @@ decides; it must give the reference's numbers to count. Weights go in the order 
 """
 
 import argparse
-import itertools
+import contextlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +33,43 @@ BOUND = 2e-2
 COLD_BYTES = 200_000_000
 
 
-def tiles() -> Iterator[Tile]:
-    """The plain tile, then others, those first that are close to it."""
-    sizes = itertools.product((64, 32, 128), (128, 256, 64), (264, 528, 132), (4, 8), (4, 3, 5))
-    yield from (Tile(*size) for size in sizes)
+def tiles() -> list[Tile]:
+    """The plain tile, then others: thin ones, which need no splits, to wide ones."""
+    shapes = (
+        (64, 128, 4, 4), (16, 256, 2, 4), (16, 256, 2, 6), (16, 512, 4, 4), (32, 128, 4, 6), (32, 256, 4, 4),
+        (64, 64, 4, 6), (64, 256, 8, 3), (128, 64, 8, 4),
+    )  # fmt: skip
+    return [
+        Tile(lines, inner, programs, warps, stages)
+        for lines, inner, warps, stages in shapes
+        for programs in (264, 528)
+    ]
 
 
-def weights() -> Iterator[tuple[Scheme, str, bool]]:
+def weights(schemes: list[Scheme]) -> Iterator[tuple[Scheme, str, bool]]:
     """What a step reads, the largest first, by how it is kept."""
-    for scheme in ("none", "fp8", "int8"):
+    for scheme in schemes:
         for name in ("gate-up", "down", "qkv", "output"):
             yield scheme, name, name == "gate-up"
-    yield "none", "head", False
+    if "none" in schemes:
+        yield "none", "head", False
+
+
+def compile_all(wanted: list[tuple[Scheme, str, bool]], jobs: int) -> None:
+    """Let so many processes compile what the sweep will run, so that it only reads Triton's cache."""
+    work = [(*weight, tile) for tile in tiles() for weight in wanted]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        list(pool.map(_compile, work, chunksize=1))
+
+
+def _compile(work: tuple[Scheme, str, bool, Tile]) -> None:
+    scheme, name, gated, tile = work
+    # One that the card cannot hold is told of when it is timed.
+    with contextlib.suppress(Exception), torch.inference_mode():
+        weight, scale, _ = made(scheme, name, "cuda")
+        x = randn("cuda", 1, PRODUCTS[name][1])
+        SkinnyProduct(weight, scale, gated=gated, tile=tile)(x)
+        torch.cuda.synchronize()
 
 
 def made(scheme: Scheme, name: str, device: str) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -103,12 +130,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--rows", default="1,8", help="numbers of rows, with commas")
     arguments.add_argument("--seconds", type=float, default=120.0, help="for all weights together")
+    arguments.add_argument("--schemes", default="none,fp8,int8", help="how the weights are kept, with commas")
+    arguments.add_argument("--jobs", type=int, default=1, help="processes that compile beforehand")
     arguments.add_argument("--save", type=Path, help="file for all times as JSON")
     arguments.add_argument("--write", action="store_true", help=f"enter the best into {TABLE.name}")
     chosen = arguments.parse_args()
     rows = [int(count) for count in chosen.rows.split(",")]
     card = torch.cuda.get_device_name()
-    wanted = list(weights())
+    wanted = list(weights([*chosen.schemes.split(",")]))
+    if chosen.jobs > 1:
+        compile_all(wanted, chosen.jobs)
     started_s, best, everything, missing = time.monotonic(), {}, {}, []
     for number, (scheme, name, gated) in enumerate(wanted):
         left_s = chosen.seconds - (time.monotonic() - started_s)
