@@ -90,6 +90,7 @@ checks order-tests 90 tests/layers/triton/test_products.py tests/layers/triton/t
 script roofline 150 roofline.py --real-shape --batch 1,2,4,8,16,32,64,128,256
 script latency 150 latency.py --real-shape --concurrency 1,16,64 --requests 3
 script throughput-http 240 throughput.py --real-shape --only http --concurrency 1,16,64,256 --requests 2
+script vocoder 90 vocoder.py --real-shape
 script roofline-fp8 120 roofline.py --real-shape --batch 1,8,64,256 --quantization fp8
 # Why?
 script profile 90 kernel_profile.py --real-shape --batch 1,64

@@ -101,8 +101,10 @@ class VocoderConfig:
     max_batch_frames: int = setting(
         600, "Frames that one vocoder round decodes over all streams, at most.", minimum=1
     )
-    dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "Arithmetic of the vocoder; only float32 streams the very samples of a whole decode."
+    dtype: Literal["float32", "tfloat32", "bfloat16"] = setting(
+        "float32",
+        "Arithmetic of the vocoder; only float32 streams the very samples of a whole decode. 'tfloat32' is "
+        "float32 that a GPU's tensor cores round to 10 bits before they multiply.",
     )
     beside_engine: Literal["auto", "on", "off"] = setting(
         "auto",

@@ -43,6 +43,8 @@ class Target:
     device: torch.device
     dtype: torch.dtype
     kernels: Kernels = field(default_factory=EagerKernels)
+    # Whether float32 may be TensorFloat32 where a GPU multiplies.
+    rounds_float32: bool = False
 
     @property
     def adds_bias(self) -> bool:
@@ -56,15 +58,16 @@ class Target:
 
 
 @contextmanager
-def exact_convolutions(device: torch.device) -> Iterator[None]:
-    """Within it, float32 convolutions on a GPU are float32's, not TensorFloat32's, and of one order.
+def exact_convolutions(device: torch.device, rounds_float32: bool = False) -> Iterator[None]:
+    """Within it, float32 convolutions on a GPU are of one order, and float32's, not TensorFloat32's, unless
+    `rounds_float32`.
 
     What was captured as a graph within it stays so. The switches are put back as they were.
     """
     if device.type != "cuda":
         yield
         return
-    with _SWITCHES, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with _SWITCHES, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=rounds_float32):
         yield
 
 

@@ -70,10 +70,12 @@ class DecodeGraphs:
         shapes: Sequence[DecodeShape],
         capture: Capture | None,
         stream: torch.cuda.Stream | None,
+        rounds_float32: bool = False,
     ) -> None:
         self._decoder = decoder
         self._codebooks, self._frame_samples = config.num_codebooks, config.samples_per_frame
         self._device = device
+        self._rounds_float32 = rounds_float32
         self._capture = capture
         self._stream = stream
         self._rows: dict[int, list[int]] = defaultdict(list)
@@ -145,7 +147,7 @@ class DecodeGraphs:
         samples = run().clone()
 
         def again() -> None:
-            with exact_convolutions(self._device):
+            with exact_convolutions(self._device, self._rounds_float32):
                 samples.copy_(run())
 
         return again, samples

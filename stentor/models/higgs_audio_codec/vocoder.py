@@ -84,10 +84,11 @@ class CodecVocoder:
         stream = own_stream(target.device)
         shapes = decode_shapes(most_frames, config.context_frames)
         capture = capture_on(stream) if graphs else None
-        made = DecodeGraphs(self._decoder, config, target.device, shapes, capture, stream)
+        rounds = target.rounds_float32
+        made = DecodeGraphs(self._decoder, config, target.device, shapes, capture, stream, rounds)
         before_bytes = free_bytes(target.device)
         try:
-            with exact_convolutions(target.device):
+            with exact_convolutions(target.device, rounds):
                 made.warm_up()
         except torch.OutOfMemoryError:
             raise ConfigError(

@@ -151,7 +151,8 @@ def build_vocode(checkpoint: Path, config: Config) -> Stage:
     device, _ = _arithmetic(config)
     read, codec = _codec(checkpoint, config)
     kernels = choose_kernels(config.engine.kernels, device)
-    target = Target(device, getattr(torch, config.vocoder.dtype), kernels)
+    dtype = torch.bfloat16 if config.vocoder.dtype == "bfloat16" else torch.float32
+    target = Target(device, dtype, kernels, rounds_float32=config.vocoder.dtype == "tfloat32")
     most_frames, graphs = config.vocoder.max_batch_frames, config.engine.cuda_graphs
     return VocodeStage(CodecVocoder(read, codec, target, most_frames, graphs=graphs), config.vocoder)
 
@@ -170,7 +171,7 @@ def _vocoder_bytes(checkpoint: Path, config: Config) -> int:
     codec = read_codec_config(checkpoint, V3Config.read(checkpoint))
     shapes, _ = expected_shapes(codec, frozenset())
     numbers = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("acoustic_decoder"))
-    number_bytes = 4 if config.vocoder.dtype == "float32" else 2
+    number_bytes = 2 if config.vocoder.dtype == "bfloat16" else 4
     frames = max(config.vocoder.max_batch_frames, 2 * codec.context_frames)
     return numbers * number_bytes + codec.decoding_bytes(frames, number_bytes)
 

@@ -159,6 +159,9 @@ def test_exact_convolutions_put_the_switches_back() -> None:
         assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.deterministic
         assert torch.backends.cudnn.enabled
+    with exact_convolutions(torch.device("cuda"), rounds_float32=True):
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
     with exact_convolutions(CPU):
         assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before

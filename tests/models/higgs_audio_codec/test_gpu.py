@@ -16,18 +16,23 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 FRAMES = ((12, 22, 30, 70), (5, 144, 1), (52, 52, 52, 16))
 
 
-def make(config: CodecConfig, parameters: Tensors, device: str, dtype: torch.dtype) -> CodecVocoder:
-    target = Target(torch.device(device), dtype, choose_kernels("auto", torch.device(device)))
+def make(
+    config: CodecConfig, parameters: Tensors, device: str, dtype: torch.dtype, rounds: bool = False
+) -> CodecVocoder:
+    target = Target(torch.device(device), dtype, choose_kernels("auto", torch.device(device)), rounds)
     return CodecVocoder(CodecWeights(MemoryWeights(parameters), config), config, target, most_frames=300)
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "rounds", "bound"),
+    [(torch.float32, False, 1e-4), (torch.float32, True, 1e-2), (torch.bfloat16, False, 5e-2)],
+)
 def test_a_round_is_what_a_cpu_decodes(
-    tiny: CodecConfig, parameters: Tensors, dtype: torch.dtype, bound: float
+    tiny: CodecConfig, parameters: Tensors, dtype: torch.dtype, rounds: bool, bound: float
 ) -> None:
     switch = torch.backends.cudnn.allow_tf32
     reference = make(tiny, parameters, "cpu", torch.float32)
-    vocoder = make(tiny, parameters, "cuda", dtype)
+    vocoder = make(tiny, parameters, "cuda", dtype, rounds)
     assert torch.backends.cudnn.allow_tf32 == switch
     for number, frames in enumerate(FRAMES):
         windows = [random_codes(size, tiny_config(), 10 * number + size) for size in frames]
