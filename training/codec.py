@@ -10,6 +10,8 @@ from training.quantizer import LATENT_DIM
 ACOUSTIC_DIM = 96
 SEMANTIC_DIM = LATENT_DIM - ACOUSTIC_DIM
 RATIOS = [8, 5, 4, 2, 3]
+# Channels of the encoder's first convolution; each block doubles them.
+ENCODER_WIDTH = 16
 
 
 class _SnakeFunction(torch.autograd.Function):
@@ -43,10 +45,10 @@ class FusedSnake(nn.Module):
         return _SnakeFunction.apply(x, self.alpha)
 
 
-def acoustic_config() -> DacConfig:
+def acoustic_config(encoder_width: int = ENCODER_WIDTH) -> DacConfig:
     """`acoustic_model_config` of the checkpoint: Higgs's ratio order at small widths."""
     return DacConfig(
-        encoder_hidden_size=12,
+        encoder_hidden_size=encoder_width,
         decoder_hidden_size=384,
         hidden_size=ACOUSTIC_DIM,
         downsampling_ratios=RATIOS,
@@ -76,10 +78,10 @@ def semantic_config() -> HubertConfig:
     )
 
 
-def _with_fused_snake(build: type[nn.Module]) -> nn.Module:
+def _with_fused_snake(build: type[nn.Module], encoder_width: int = ENCODER_WIDTH) -> nn.Module:
     original, modeling_dac.Snake1d = modeling_dac.Snake1d, FusedSnake
     try:
-        return build(acoustic_config())
+        return build(acoustic_config(encoder_width))
     finally:
         modeling_dac.Snake1d = original
 
@@ -103,12 +105,33 @@ class Decoder(nn.Module):
 class Encoder(nn.Module):
     """Waveform [B, 960 T] to latents [B, T, 128] by the DAC encoder and the acoustic columns of `fc`."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = ENCODER_WIDTH) -> None:
         super().__init__()
-        self.acoustic_encoder = _with_fused_snake(modeling_dac.DacEncoder)
+        self.acoustic_encoder = _with_fused_snake(modeling_dac.DacEncoder, width)
         self.fc = nn.Linear(LATENT_DIM, LATENT_DIM)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Estimates the latents; the semantic columns of `fc` stay unused."""
         hidden = self.acoustic_encoder(waveform[:, None]).transpose(1, 2)
         return nn.functional.linear(hidden, self.fc.weight[:, :ACOUSTIC_DIM], self.fc.bias)
+
+    @property
+    def width(self) -> int:
+        """Channels of the first convolution."""
+        return self.acoustic_encoder.conv1.out_channels
+
+    @classmethod
+    def of(cls, weights: dict[str, torch.Tensor]) -> "Encoder":
+        """The encoder, of whatever width, that `weights` are the state of."""
+        encoder = cls(len(weights["acoustic_encoder.conv1.weight"]))
+        encoder.load_state_dict(weights)
+        return encoder
+
+    @torch.no_grad()
+    def grow_from(self, narrow: "Encoder") -> None:
+        """Takes over a narrower encoder: the same function, with new channels that nothing listens to yet."""
+        for (name, wide), old in zip(self.state_dict().items(), narrow.state_dict().values(), strict=True):
+            known = tuple(slice(0, size) for size in old.shape)
+            if wide.dim() > 1 and not name.endswith("alpha"):
+                wide[known[0]] = 0
+            wide[known] = old

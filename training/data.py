@@ -87,14 +87,15 @@ class Shard:
 class Studio:
     """All synthesisers, opened when first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, espeak_data: Path | None = None) -> None:
+        self._espeak_data = espeak_data
         self._flite: dict[str, Flite] = {}
         self._espeak: Espeak | None = None
 
     def speak(self, part: Part, speaker: Speaker) -> Utterance:
         """One part of a script."""
         if speaker.base.startswith("espeak:"):
-            self._espeak = self._espeak or Espeak()
+            self._espeak = self._espeak or Espeak(self._espeak_data)
             return self._espeak.speak(part.text, speaker)
         if speaker.base not in self._flite:
             self._flite[speaker.base] = Flite(speaker.base)
@@ -132,6 +133,12 @@ def phoneme_labels(utterance: Utterance, frames: int) -> np.ndarray:
     return np.array(names, dtype=np.uint8)[np.searchsorted(ends, middles).clip(max=len(names) - 1)]
 
 
+def whispered_hops(whispered: np.ndarray, frames: int) -> np.ndarray:
+    """Which hops of 10 ms [4 * frames] a mask of samples at 16 kHz says are whispered."""
+    centres = (np.arange(frames * HOPS_PER_FRAME) * HOP + HOP // 2) * SOURCE_RATE_HZ // SAMPLE_RATE_HZ
+    return whispered[centres.clip(max=len(whispered) - 1)]
+
+
 def performed_features(utterance: Utterance, whispered: np.ndarray) -> tuple[torch.Tensor, ...] | None:
     """Frame features of a performance, unvoiced where it was whispered; None when it is too long or short."""
     waveform = to_codec_rate(utterance.samples)
@@ -140,8 +147,7 @@ def performed_features(utterance: Utterance, whispered: np.ndarray) -> tuple[tor
         return None
     mel, pitch_hz, phase = frame_features(waveform)
     if whispered.any():
-        centres = (np.arange(frames * HOPS_PER_FRAME) * HOP + HOP // 2) * SOURCE_RATE_HZ // SAMPLE_RATE_HZ
-        mask = torch.from_numpy(whispered[centres.clip(max=len(whispered) - 1)]).reshape(frames, -1)
+        mask = torch.from_numpy(whispered_hops(whispered, frames)).reshape(frames, -1)
         pitch_hz = pitch_hz.masked_fill(mask, 0.0)
         phase = phase.masked_fill(mask.any(1, keepdim=True), 0.0)
     return mel, pitch_hz, phase

@@ -2,6 +2,8 @@
 
 import ctypes
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import soxr
@@ -11,6 +13,7 @@ from training.synthesis import SAMPLE_RATE_HZ, Utterance, levelled
 
 # Language code: the speaker of its utterances. All share one variant, of nearly the default voice's pitch.
 LANGUAGES = {code: Speaker(code, f"espeak:{code}+f2", 180, 30) for code in ("de", "es", "fr", "it", "ru")}
+_FAMILIES = ("gmw", "roa", "zle")
 _SYNCHRONOUS, _UTF8, _RATE, _PITCH = 2, 1, 1, 3
 _WORDS_PER_MINUTE = 155
 _MARGIN_S = (0.08, 0.16)
@@ -20,13 +23,23 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 class Espeak:
     """espeak-ng (Debian package `espeak-ng`); one for each process."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
+        """`data`: a folder with further variants (see `write_variants`)."""
         self._library = ctypes.CDLL("libespeak-ng.so.1")
-        self._rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
+        path = None if data is None else str(data).encode()
+        self._rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, path, 0)
         self._parts: list[np.ndarray] = []
         # The callback must outlive every call.
         self._callback = _CALLBACK(self._take)
         self._library.espeak_SetSynthCallback(self._callback)
+
+    @property
+    def data(self) -> Path:
+        """The folder that its voices are read from."""
+        folder = ctypes.c_char_p()
+        self._library.espeak_Info.restype = ctypes.c_char_p
+        self._library.espeak_Info(ctypes.byref(folder))
+        return Path((folder.value or b"").decode())
 
     def _take(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int) -> int:
         if samples and count:
@@ -48,6 +61,21 @@ class Espeak:
         first = max(0, loud[0] - int(_MARGIN_S[0] * SAMPLE_RATE_HZ))
         samples = samples[first : loud[-1] + int(_MARGIN_S[1] * SAMPLE_RATE_HZ)]
         return Utterance(text, levelled(samples, speaker.tilt, 0.0), [])
+
+
+def write_variants(folder: Path, variants: dict[str, str]) -> None:
+    """A copy of espeak-ng's data in `folder`, with some 200 further variants of its voices by name.
+
+    It knows 350 voices at most, so those of languages that nobody speaks here are left out.
+    """
+
+    def foreign(parent: str, names: list[str]) -> list[str]:
+        kept = _FAMILIES if Path(parent).name == "lang" else names
+        return [name for name in names if name not in kept or name.startswith("mb")]
+
+    shutil.copytree(Espeak().data, folder, dirs_exist_ok=True, ignore=foreign)
+    for name, text in variants.items():
+        (folder / "voices" / "!v" / name).write_text(text)
 
 
 class LanguageSource:

@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import HubertModel
 
-from training.codec import ACOUSTIC_DIM, SEMANTIC_DIM, Decoder, Encoder, acoustic_config, semantic_config
+from training.codec import (
+    ACOUSTIC_DIM,
+    ENCODER_WIDTH,
+    SEMANTIC_DIM,
+    Decoder,
+    Encoder,
+    acoustic_config,
+    semantic_config,
+)
 from training.language_model import HIDDEN, TinyLanguageModel, backbone_config
 from training.presets import write_presets
 from training.prompts import BOOKS, ROW_VOCABULARY, SPECIAL_TOKENS, TOKEN_IDS
@@ -77,9 +85,9 @@ def model_config() -> dict[str, object]:
     }
 
 
-def codec_config() -> dict[str, object]:
+def codec_config(encoder_width: int = ENCODER_WIDTH) -> dict[str, object]:
     """`higgs_audio_v2_tokenizer.json`: the bundled codec's own configuration in transformers' layout."""
-    acoustic, semantic = acoustic_config().to_dict(), semantic_config().to_dict()
+    acoustic, semantic = acoustic_config(encoder_width).to_dict(), semantic_config().to_dict()
     acoustic_names = (
         "model_type encoder_hidden_size decoder_hidden_size hidden_size downsampling_ratios "
         "upsampling_ratios hop_length n_codebooks codebook_size codebook_dim sampling_rate"
@@ -166,9 +174,8 @@ def semantic_tensors() -> dict[str, torch.Tensor]:
     return tensors
 
 
-def codec_tensors(decoder: Decoder, encoder: Encoder | None, quantizer: Quantizer) -> dict[str, torch.Tensor]:
+def codec_tensors(decoder: Decoder, encoder: Encoder, quantizer: Quantizer) -> dict[str, torch.Tensor]:
     """Every tensor of the bundled codec by its name without prefix."""
-    encoder = encoder or Encoder()
     tensors = semantic_tensors() | decoder.state_dict() | encoder.state_dict()
     tensors["fc1.weight"], tensors["fc1.bias"] = (
         torch.zeros(SEMANTIC_DIM, LATENT_DIM),
@@ -207,13 +214,12 @@ def language_model_tensors(model: TinyLanguageModel) -> dict[str, torch.Tensor]:
 
 def export(work_dir: Path, folder: Path) -> None:
     """Writes the folder's generated files; weights appear by renaming, so nobody reads half of them."""
+    from training.references import load_encoder
     from training.states import load_states
 
     model, decoder, quantizer = load_states(work_dir)
-    encoder = None
-    if (work_dir / "encoder.pt").exists():
-        encoder = Encoder()
-        encoder.load_state_dict(torch.load(work_dir / "encoder.pt")["model"])
+    trained = (work_dir / "encoder.pt").exists()
+    encoder = load_encoder(work_dir) if trained else Encoder()
     folder.mkdir(parents=True, exist_ok=True)
     write_presets(work_dir, folder)
     tensors = language_model_tensors(model)
@@ -223,7 +229,7 @@ def export(work_dir: Path, folder: Path) -> None:
     tensors = {name: value.detach().to(torch.float16).contiguous().clone() for name, value in tensors.items()}
     assert all(bool(torch.isfinite(value).all()) for value in tensors.values())
     _write_json(folder / "config.json", model_config())
-    _write_json(folder / "higgs_audio_v2_tokenizer.json", codec_config())
+    _write_json(folder / "higgs_audio_v2_tokenizer.json", codec_config(encoder.width))
     _write_json(folder / "generation_config.json", {"do_sample": True, **GENERATION})
     write_tokenizer(folder)
     temporary = folder / ".model.safetensors.new"

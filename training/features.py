@@ -18,7 +18,9 @@ _PITCH_WINDOW = 1200
 
 
 @cache
-def mel_filters(bands: int, fft_size: int, top_hz: float = 8000.0) -> torch.Tensor:
+def mel_filters(
+    bands: int, fft_size: int, top_hz: float = 8000.0, device: torch.device | None = None
+) -> torch.Tensor:
     """Triangular mel filters [bands, fft_size // 2 + 1] with unit peaks, from 40 Hz to `top_hz`."""
 
     def to_mel(hz: np.ndarray | float) -> np.ndarray:
@@ -29,7 +31,8 @@ def mel_filters(bands: int, fft_size: int, top_hz: float = 8000.0) -> torch.Tens
     rising = (bins[None] - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins[None]) / (edges[2:] - edges[1:-1])[:, None]
     filters = np.clip(np.minimum(rising, falling), 0, None)
-    return torch.tensor(filters / np.maximum(filters.max(1, keepdims=True), 1e-3), dtype=torch.float32)
+    filters /= np.maximum(filters.max(1, keepdims=True), 1e-3)
+    return torch.tensor(filters, dtype=torch.float32, device=device)
 
 
 def pad_to_frames(waveform: torch.Tensor) -> torch.Tensor:
@@ -38,13 +41,17 @@ def pad_to_frames(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def log_mel_patches(waveform: torch.Tensor) -> torch.Tensor:
-    """Log-mel patches [T, 4 * 64] of a waveform [960 T] at 24 kHz; hop k is centred at sample 120 + 240 k."""
+    """Log-mel patches [..., T, 4 * 64] of waveforms [..., 960 T] at 24 kHz.
+
+    Hop k is centred at sample 120 + 240 k.
+    """
     padded = torch.nn.functional.pad(waveform, (_FFT // 2 - HOP // 2, _FFT // 2))
-    window = torch.hann_window(_WINDOW)
+    window = torch.hann_window(_WINDOW, device=waveform.device)
     spectrum = torch.stft(padded, _FFT, HOP, _WINDOW, window, center=False, return_complex=True).abs()
-    mel = (mel_filters(MEL_BANDS, _FFT) @ spectrum).clamp(min=MEL_FLOOR).log()
-    hops = len(waveform) // HOP
-    return mel.T[:hops].reshape(-1, HOPS_PER_FRAME * MEL_BANDS)
+    mel = (mel_filters(MEL_BANDS, _FFT, device=waveform.device) @ spectrum).clamp(min=MEL_FLOOR).log()
+    hops = waveform.shape[-1] // HOP
+    patches = mel.transpose(-1, -2)[..., :hops, :]
+    return patches.reshape(*waveform.shape[:-1], hops // HOPS_PER_FRAME, HOPS_PER_FRAME * MEL_BANDS)
 
 
 def pitch_track(waveform: torch.Tensor) -> torch.Tensor:
@@ -56,7 +63,7 @@ def pitch_track(waveform: torch.Tensor) -> torch.Tensor:
     power = torch.fft.rfft(frames, size)
     correlation = torch.fft.irfft(power.abs().square(), size)[:, : _PITCH_WINDOW // 2]
     squares = torch.nn.functional.pad(frames.square().cumsum(1), (1, 0))
-    lags = torch.arange(_PITCH_WINDOW // 2)
+    lags = torch.arange(_PITCH_WINDOW // 2, device=waveform.device)
     head = squares[:, _PITCH_WINDOW - lags]
     tail = squares[:, -1:] - squares[:, lags]
     normal = correlation / (head * tail + 1e-8).sqrt()
@@ -71,7 +78,7 @@ def pitch_track(waveform: torch.Tensor) -> torch.Tensor:
     shift = 0.5 * (left - right) / (left - 2 * mid + right).clamp(max=-1e-6)
     loud = squares[:, -1] / _PITCH_WINDOW > 1e-5
     voiced = (best > 0.5) & loud
-    return _smooth(torch.where(voiced, SAMPLE_RATE_HZ / (lag + shift), torch.zeros(1)))
+    return _smooth(torch.where(voiced, SAMPLE_RATE_HZ / (lag + shift), 0.0))
 
 
 def _smooth(pitch_hz: torch.Tensor) -> torch.Tensor:
@@ -82,7 +89,7 @@ def _smooth(pitch_hz: torch.Tensor) -> torch.Tensor:
     index = (5 - voiced + (voiced - 1) // 2).clamp(0, 4)
     median = ordered.gather(1, index[:, None])[:, 0]
     near = (pitch_hz / median.clamp(min=1) - 1).abs() < 0.15
-    return torch.where(voiced >= 3, torch.where(near, pitch_hz, median), torch.zeros(1))
+    return torch.where(voiced >= 3, torch.where(near, pitch_hz, median), 0.0)
 
 
 def pulse_phase(waveform: torch.Tensor, pitch_hz: torch.Tensor) -> torch.Tensor:
@@ -90,8 +97,9 @@ def pulse_phase(waveform: torch.Tensor, pitch_hz: torch.Tensor) -> torch.Tensor:
     frames = waveform.reshape(-1, FRAME)
     middle = pitch_hz.reshape(-1, HOPS_PER_FRAME)[:, 1:3]
     voiced = (middle > 0).all(1)
-    turns = middle.mean(1, keepdim=True) / SAMPLE_RATE_HZ * (torch.arange(FRAME) - FRAME / 2)
-    windowed = frames * torch.hann_window(FRAME)
+    places = torch.arange(FRAME, device=waveform.device) - FRAME / 2
+    turns = middle.mean(1, keepdim=True) / SAMPLE_RATE_HZ * places
+    windowed = frames * torch.hann_window(FRAME, device=waveform.device)
     angle = 2 * torch.pi * turns
     wave = torch.stack([(windowed * angle.cos()).sum(1), -(windowed * angle.sin()).sum(1)], 1)
     return torch.nn.functional.normalize(wave, dim=1) * voiced[:, None]

@@ -36,7 +36,7 @@ _LEVEL_SCALE = 0.25
 MEL_SCALE = 4.0
 _TIMBRE_SCALE = 2.0
 # A frame whose mean log-mel lies below this is silence.
-_ACTIVE = -2.7
+ACTIVE_LOG_MEL = -2.7
 _PITCH_CENTRE_HZ = 130.0
 PITCH_WEIGHT = 9.0
 _FAR = 4.0
@@ -45,8 +45,13 @@ _WARM_ROUNDS = (1, 1, 2, 3, 3)
 
 
 def active_frames(mel: torch.Tensor) -> torch.Tensor:
-    """Which frames [T] of mel patches [T, 256] are not silence."""
-    return mel.mean(1) > _ACTIVE
+    """Which frames [...] of mel patches [..., 256] are not silence."""
+    return mel.mean(-1) > ACTIVE_LOG_MEL
+
+
+def level_at(semitones: float) -> int:
+    """The level, one of `LEVELS`, of a speaker so far above the default voice."""
+    return int(np.clip(round(semitones / LEVEL_SEMITONES), LEVELS.min(), LEVELS.max()))
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Offset:
     @property
     def level(self) -> int:
         """The speaker's pitch as one of `LEVELS`."""
-        return int(np.clip(round(self.semitones / LEVEL_SEMITONES), LEVELS.min(), LEVELS.max()))
+        return level_at(self.semitones)
 
 
 NO_OFFSET = Offset(torch.zeros(MEL_BANDS), 0.0)
@@ -83,15 +88,35 @@ class Quantizer:
         The latents of the speaker's `offset` are an entry of the speaker book already, so that the mel books
         make up for its coarseness.
         """
-        out = mel.new_zeros(len(mel), LATENT_DIM)
-        place = offset.spectrum @ self.timbre / _TIMBRE_SCALE
-        entry = self.books[SPEAKER_BOOK, _nearest(place[None], self.books[SPEAKER_BOOK, :, :TIMBRE_DIM])[0]]
-        out[:, SPEAKER_DIMS] = active_frames(mel)[:, None] * entry[:TIMBRE_DIM]
-        out[:, MEL_DIMS] = (mel - self.mean) @ self.basis / MEL_SCALE - self.timbre_as_mel(out)
-        out[:, PITCH_DIMS] = pitch_vector(pitch_hz)
-        out[:, PHASE_DIMS.start : LEVEL_DIMS.start] = phase
-        out[:, LEVEL_DIMS] = (phase != 0).any(1, keepdim=True) * offset.level * _LEVEL_SCALE
+        level = torch.tensor([offset.level])
+        return self.latents_of(mel[None], pitch_hz[None], phase[None], offset.spectrum[None], level)[0]
+
+    def latents_of(
+        self,
+        mel: torch.Tensor,
+        pitch_hz: torch.Tensor,
+        phase: torch.Tensor,
+        spectrum: torch.Tensor,
+        level: torch.Tensor,
+    ) -> torch.Tensor:
+        """The same for several speakers: latents [B, T, 128]; offsets are `spectrum` [B, 64], `level` [B]."""
+        out = mel.new_zeros(*mel.shape[:2], LATENT_DIM)
+        entries = self.books[SPEAKER_BOOK, :, :TIMBRE_DIM]
+        entry = entries[_nearest(self.place(spectrum), entries)]
+        out[..., SPEAKER_DIMS] = active_frames(mel)[..., None] * entry[:, None]
+        out[..., MEL_DIMS] = (mel - self.mean) @ self.basis / MEL_SCALE - self.timbre_as_mel(out)
+        out[..., PITCH_DIMS] = pitch_vector(pitch_hz.flatten(0, 1)).unflatten(0, mel.shape[:2])
+        out[..., PHASE_DIMS.start : LEVEL_DIMS.start] = phase
+        out[..., LEVEL_DIMS] = (phase != 0).any(-1, keepdim=True) * level[:, None, None] * _LEVEL_SCALE
         return out
+
+    def place(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """Where speakers lie among the speaker book's entries: offsets' spectra [..., 64] to [..., 24]."""
+        return spectrum @ self.timbre / _TIMBRE_SCALE
+
+    def to(self, device: torch.device) -> "Quantizer":
+        """The same on a device."""
+        return Quantizer(*(tensor.to(device) for tensor in self.__dict__.values()))
 
     def timbre_as_mel(self, latents: torch.Tensor) -> torch.Tensor:
         """What the speaker dimensions of latents [..., 128] add to the mel dimensions [..., 64]."""
@@ -116,7 +141,7 @@ class Quantizer:
 
     def decode(self, codes: torch.Tensor, books: int = BOOKS) -> torch.Tensor:
         """Latents [..., 128] of codes [..., 8], using only the first `books` books."""
-        out = torch.zeros(*codes.shape[:-1], LATENT_DIM)
+        out = self.books.new_zeros(*codes.shape[:-1], LATENT_DIM)
         for book in range(books):
             dims = book_dims(book)
             out[..., dims] += self.books[book][codes[..., book]][..., : dims.stop - dims.start]

@@ -13,9 +13,7 @@ from training.quantizer import Quantizer
 
 def load_encoder(work_dir: Path) -> Encoder:
     """The trained encoder in evaluation mode."""
-    encoder = Encoder()
-    encoder.load_state_dict(torch.load(work_dir / "encoder.pt")["model"])
-    return encoder.eval()
+    return Encoder.of(torch.load(work_dir / "encoder.pt")["model"]).eval()
 
 
 @torch.inference_mode()

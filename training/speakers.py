@@ -78,20 +78,26 @@ def _near(left: Speaker, right: Speaker) -> bool:
     return left.base == right.base and close
 
 
-def continuum(count: int, seed: int = 77) -> dict[str, Speaker]:
-    """`count` speakers drawn at random around the flite voices, none of them near a stranger."""
+def continuum(count: int, seed: int = 77, prefix: str = "r", wider: float = 0.0) -> dict[str, Speaker]:
+    """`count` speakers drawn at random around the flite voices, none of them near a stranger.
+
+    `wider` is by which share every range is wider than usual.
+    """
     rng = np.random.default_rng(seed)
     out: dict[str, Speaker] = {}
     while len(out) < count:
         base = BASES[len(out) % len(BASES)]
         low, high = math.log(_LOWEST_HZ[base]), math.log(_HIGHEST_HZ[base])
+        margin = wider * (high - low) / 2
+        low, high = low - margin, high + margin
         height = rng.uniform()
         pitch_hz = math.exp(low + (high - low) * height)
         # High voices mostly come from small heads.
-        warp = float(np.clip(0.05 - 0.1 * height + rng.normal(0, 0.03), -0.056, 0.056))
+        farthest = 0.056 * (1 + wider)
+        warp = float(np.clip(0.05 - 0.1 * height + rng.normal(0, 0.03 * (1 + wider)), -farthest, farthest))
         speaker = Speaker(
-            f"r{len(out):03d}", base, pitch_hz, pitch_hz * rng.uniform(0.09, 0.25), warp,
-            rng.uniform(0.92, 1.1), rng.uniform(-2.2, 2.2),
+            f"{prefix}{len(out):03d}", base, pitch_hz, pitch_hz * rng.uniform(0.09, 0.25), warp,
+            rng.uniform(0.92 - 0.1 * wider, 1.1 + 0.1 * wider), rng.uniform(-2.2, 2.2) * (1 + wider),
         )  # fmt: skip
         if not any(_near(speaker, stranger) for stranger in STRANGERS.values()):
             out[speaker.name] = speaker

@@ -254,6 +254,9 @@ def _train(work_dir: Path, name: str, module: nn.Module, schedule: CodecSchedule
     )
     if path.exists():
         state = torch.load(path)
+        if "optimizer" not in state:
+            # It was trained by the clock.
+            return
         module.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]

@@ -29,10 +29,16 @@ def read_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in load_file(checkpoint / "model.safetensors").items()}
 
 
-def load_codec(tensors: dict[str, torch.Tensor], module: Decoder | Encoder) -> None:
-    """Fills a decoder or an encoder."""
+def load_codec(tensors: dict[str, torch.Tensor], module: Decoder) -> None:
+    """Fills the decoder."""
     names = module.state_dict()
     module.load_state_dict({name: tensors[CODEC_PREFIX + name] for name in names})
+
+
+def encoder_of(tensors: dict[str, torch.Tensor]) -> Encoder:
+    """The checkpoint's encoder, of whatever width."""
+    names = Encoder().state_dict()
+    return Encoder.of({name: tensors[CODEC_PREFIX + name] for name in names})
 
 
 def load_language_model(tensors: dict[str, torch.Tensor], model: TinyLanguageModel) -> None:
@@ -68,8 +74,8 @@ def recover_projection(work_dir: Path, gain: float = 1.645, utterances: int = 10
     The first version's speech was louder by the factor `gain`, and its mel floor is that of today's features
     at that level; the mean is written for today's level.
     """
-    tensors, encoder = previous_tensors(work_dir), Encoder()
-    load_codec(tensors, encoder.eval())
+    tensors = previous_tensors(work_dir)
+    encoder = encoder_of(tensors).eval()
     mels, latents = [], []
     for base in BASES:
         shard = read_shard(shard_paths(work_dir, base)[0])
@@ -117,11 +123,11 @@ def start_decoder(work_dir: Path, decoder: Decoder, quantizer: Quantizer) -> Non
 
 
 def start_encoder(work_dir: Path, encoder: Encoder) -> None:
-    """Fills the encoder from the older checkpoint."""
+    """Fills the encoder from the older checkpoint, whose own may be narrower."""
     tensors = previous_tensors(work_dir)
     if tensors is None:
         return
-    load_codec(tensors, encoder)
+    encoder.grow_from(encoder_of(tensors))
     with torch.no_grad():
         encoder.acoustic_encoder.conv1.weight *= _gain(work_dir)
         encoder.fc.weight[LEVEL_DIMS] = 0

@@ -22,17 +22,21 @@ def shapes() -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
+def encoder_width(shapes: dict[str, tuple[int, ...]]) -> int:
+    return shapes[CODEC_PREFIX + "acoustic_encoder.conv1.weight"][0]
+
+
 def test_every_tensor_of_the_recipe_is_in_the_file_and_no_other(shapes: dict[str, tuple[int, ...]]) -> None:
     import torch
 
-    from training.codec import Decoder
+    from training.codec import Decoder, Encoder
     from training.language_model import TinyLanguageModel
     from training.quantizer import BOOKS, CODE_DIM, CODES, Quantizer
 
     blank = Quantizer(
         torch.zeros(256), torch.zeros(256, CODE_DIM), torch.zeros(64, 24), torch.zeros(BOOKS, CODES, CODE_DIM)
     )
-    codec = codec_tensors(Decoder(), None, blank)
+    codec = codec_tensors(Decoder(), Encoder(encoder_width(shapes)), blank)
     expected = language_model_tensors(TinyLanguageModel()) | {CODEC_PREFIX + n: t for n, t in codec.items()}
     assert shapes == {name: tuple(tensor.shape) for name, tensor in expected.items()}
 
@@ -60,9 +64,11 @@ def test_tokenizer_has_every_special_token_as_one_id() -> None:
     assert tokenizer.encode(text, add_special_tokens=False).ids == list(text.encode())
 
 
-def test_configs_on_disk_are_those_of_the_recipe() -> None:
+def test_configs_on_disk_are_those_of_the_recipe(shapes: dict[str, tuple[int, ...]]) -> None:
     assert json.loads((FOLDER / "config.json").read_text()) == model_config()
-    assert json.loads((FOLDER / "higgs_audio_v2_tokenizer.json").read_text()) == codec_config()
+    assert json.loads((FOLDER / "higgs_audio_v2_tokenizer.json").read_text()) == codec_config(
+        encoder_width(shapes)
+    )
 
 
 def test_folder_is_small() -> None:
