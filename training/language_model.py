@@ -42,12 +42,20 @@ def backbone_config() -> Qwen3Config:
 
 
 class TinyLanguageModel(nn.Module):
-    """Predicts the next delayed row; the audio embedding [8 * 1026, hidden] is also the audio head."""
+    """Predicts the next delayed row; the audio embedding [8 * 1026, hidden] is also the audio head.
 
-    def __init__(self) -> None:
+    `dropout` is the share of what each sublayer adds that training leaves out.
+    """
+
+    def __init__(self, attention: str = "eager", dropout: float = 0.0) -> None:
         super().__init__()
         # On a CPU and at these lengths plain products train a sixth faster than the fused attention.
-        self.backbone = Qwen3Model._from_config(backbone_config(), attn_implementation="eager")
+        self.backbone = Qwen3Model._from_config(backbone_config(), attn_implementation=attention)
+        for layer in self.backbone.layers if dropout else ():
+            for last in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                last.register_forward_hook(
+                    lambda module, _, out: nn.functional.dropout(out, dropout, module.training)
+                )
         self.audio_embedding = nn.Embedding(BOOKS * ROW_VOCABULARY, HIDDEN)
         nn.init.normal_(self.audio_embedding.weight, std=0.02)
         nn.init.normal_(self.backbone.embed_tokens.weight, std=0.05)
@@ -56,9 +64,16 @@ class TinyLanguageModel(nn.Module):
 
     def embed(self, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Input embeddings [B, S, hidden]: text where `ids` [B, S] ≥ 0, else the sum of `rows` [B, S, 8]."""
-        text = self.backbone.embed_tokens(ids.clamp(min=0))
+        text = self.backbone.embed_tokens(ids.clamp(min=0).long())
         audio = self.audio_embedding(rows + self.book_offsets).sum(-2)
         return torch.where((ids >= 0)[..., None], text, audio)
+
+    def forward(self, ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Final hidden states [B, S, hidden]; right-padded, so that no mask is needed."""
+        # The fused attention is causal by itself; to be asked for a mask would cost a wait for the device.
+        mask = {"full_attention": None} if self.backbone.config._attn_implementation == "sdpa" else None
+        embedded = self.embed(ids, rows)
+        return self.backbone(inputs_embeds=embedded, attention_mask=mask, use_cache=False).last_hidden_state
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Row logits [..., 8, 1026] of final hidden states [..., hidden]."""

@@ -47,8 +47,8 @@ EMOTIONS = {
     for name, (rate, semitones, spread, gain_db, tilt) in _EMOTIONS.items()
 }
 # Seconds of silence. One length for each, because at low temperatures a model that has to choose the end of a
-# silence among many possible frames takes none of them. For the same reason it ends the short one 0.2 s late.
-PAUSES = {"prosody:pause": 0.42, "prosody:long_pause": 1.08}
+# silence among many possible frames takes none of them.
+PAUSES = {"prosody:pause": 0.5, "prosody:long_pause": 1.08}
 # The onomatopoeia that follows the tag, what the synthesiser says for it, and how.
 SOUNDS = {
     "sfx:laughter": ("Haha", "ha ha ha", Delivery(rate=1.35, semitones=4, spread=1.6, gain_db=1)),

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training.batches import VALIDATION, Batch, batches, collate, load_examples
-from training.batches import _sequence as sequence
+from training.batches import VALIDATION, Batch, collate, load_examples, sequence
 from training.data import PHONEMES, shard_path
 from training.language_model import (
     TinyLanguageModel,
@@ -18,14 +17,12 @@ from training.language_model import (
     seed_phase_geometry,
     seed_timbre_geometry,
 )
+from training.mixture import batches
 from training.prompts import BOOKS, ROW_VOCABULARY
-from training.quantizer import CODES, PHASE_BOOK, SPEAKER_BOOK, Quantizer
+from training.quantizer import Quantizer
 from training.warm_start import load_language_model, previous_tensors
 
 BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.7, 0.9, 0.5)
-# Who speaks, and how high, is decided by the first codes that say so; all later ones repeat them. A decision
-# is one code among hundreds, so it counts for as much as the rest of an utterance.
-_DECISIONS, _DECISION_WEIGHT = 2, 25.0
 
 
 @dataclass(frozen=True)
@@ -48,25 +45,13 @@ class Schedule:
         return self.peak_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
-def code_weights(targets: torch.Tensor) -> torch.Tensor:
-    """How much each target [B, S, 8] counts: a sequence's first speaker and phase codes more than one."""
-    weights = torch.ones(targets.shape)
-    for book in (SPEAKER_BOOK, PHASE_BOOK):
-        says = (targets[..., book] > 0) & (targets[..., book] < CODES)
-        weights[..., book][says & (says.cumsum(1) <= _DECISIONS)] = _DECISION_WEIGHT
-    return weights
-
-
 def losses(model: TinyLanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean negative log-likelihood per book [8], weighted, and of the phoneme labels (scalar)."""
-    with torch.autocast("cpu", torch.bfloat16):
-        embedded = model.embed(batch.ids, batch.rows)
-        hidden = model.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        spoken = batch.targets[..., 0] != -100
-        hidden, targets, phonemes = hidden[spoken], batch.targets[spoken], batch.phonemes[spoken]
-        weights = code_weights(batch.targets)[spoken]
+    with torch.autocast(batch.ids.device.type, torch.bfloat16):
+        hidden = model(batch.ids, batch.rows).flatten(0, 1).index_select(0, batch.spoken.long())
         logits = model.logits(hidden)
         phoneme_logits = model.phoneme_head(hidden)
+    targets, phonemes = batch.targets.long(), batch.phonemes.long()
     nll = nn.functional.cross_entropy(
         logits.float().reshape(-1, ROW_VOCABULARY), targets.reshape(-1), ignore_index=-100, reduction="none"
     ).reshape(-1, BOOKS)
@@ -74,7 +59,13 @@ def losses(model: TinyLanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.
     auxiliary = nn.functional.cross_entropy(
         phoneme_logits.float().reshape(-1, len(PHONEMES)), phonemes.reshape(-1), reduction="sum"
     ) / (phonemes != -100).sum().clamp(min=1)
-    return (nll * weights).sum(0) / counts, auxiliary
+    return (nll * batch.weights).sum(0) / counts, auxiliary
+
+
+def total(books: torch.Tensor, auxiliary: torch.Tensor, progress: float) -> torch.Tensor:
+    """What is minimised at `progress` (0 to 1) of a run: phonemes help first, and matter less later."""
+    weights = torch.tensor(BOOK_WEIGHTS, device=books.device)
+    return (books * weights).mean() + max(0.1, 0.5 * (1 - progress / 0.6)) * auxiliary
 
 
 def make_optimizers(model: TinyLanguageModel, schedule: Schedule) -> list[torch.optim.Optimizer]:
@@ -98,7 +89,9 @@ def validation_batches(work_dir: Path, quantizer: Quantizer, count: int = 96) ->
 @torch.no_grad()
 def validate(model: TinyLanguageModel, held_out: list[Batch]) -> str:
     """One line of mean validation losses by book."""
+    model.eval()
     parts = [losses(model, batch) for batch in held_out]
+    model.train()
     books = torch.stack([nll for nll, _ in parts]).mean(0)
     auxiliary = torch.stack([aux for _, aux in parts]).mean()
     return " ".join(f"{value:.3f}" for value in books.tolist()) + f" | phonemes {float(auxiliary):.3f}"
@@ -141,9 +134,11 @@ def train(work_dir: Path, schedule: Schedule) -> None:
     if path.exists():
         state = torch.load(path)
         model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step = state["step"]
+        # Weights alone are another run's result: this one begins from them.
+        if "optimizers" in state:
+            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            step = state["step"]
     held_out = validation_batches(work_dir, quantizer)
     log(work_dir, f"validation {step} {validate(model, held_out)}")
     stream = iter(())
@@ -183,8 +178,7 @@ def _step(
             group["lr"] = schedule.rate(step)
         optimizer.zero_grad(set_to_none=True)
     books, auxiliary = losses(model, batch)
-    weight = max(0.1, 0.5 * (1 - step / (0.6 * schedule.steps)))
-    loss = (books * torch.tensor(BOOK_WEIGHTS)).mean() + weight * auxiliary
+    loss = total(books, auxiliary, step / schedule.steps)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:

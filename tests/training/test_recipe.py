@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import IGNORED, Pitches
+from training.batches import IGNORED, code_weights
 from training.features import FRAME, MEL_BANDS, frame_features, log_mel_patches, pitch_track
+from training.mixture import Pitches
 from training.prompts import (
     AUDIO,
     BEGIN_OF_CODES,
@@ -46,7 +47,6 @@ from training.speakers import NAMED, STRANGERS, continuum
 from training.tags import EMOTIONS, PAUSES, PROSODY, SOUNDS, STYLES, written
 from training.texts import as_sentence, held_out_sus
 from training.train_codec import recoloured
-from training.train_language_model import code_weights
 from training.warm_start import recover_basis
 
 SAMPLE_RATE_HZ = 24_000

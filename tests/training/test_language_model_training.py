@@ -1,0 +1,82 @@
+"""Laws of how the language model is trained, on a CPU or on a GPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.batches import IGNORED, Example, collate, joined, phoneme_targets, sequence
+from training.data import UNLABELLED
+from training.language_model import TinyLanguageModel
+from training.prompts import BOOKS
+from training.quantizer import CODES
+from training.train_language_model import losses
+from training.train_on_gpu import GroupedMuon, TimedSchedule
+
+
+def utterance(text: str, frames: int, seed: int = 0) -> Example:
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(1, CODES, size=(frames, BOOKS)).astype(np.int16)
+    return Example("slt", text, codes, rng.integers(0, 5, size=frames).astype(np.uint8))
+
+
+def test_grouped_muon_steps_as_muon_does() -> None:
+    torch.manual_seed(0)
+    shapes = [(32, 16), (32, 16), (16, 32), (16, 16)]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(s)) for s in shapes] for _ in range(2))
+    settings = {"lr": 0.02, "weight_decay": 0.05, "adjust_lr_fn": "match_rms_adamw"}
+    grouped, plain = GroupedMuon(ours, **settings), torch.optim.Muon(theirs, **settings)
+    for _ in range(3):
+        for left, right in zip(ours, theirs, strict=True):
+            left.grad = torch.randn(left.shape)
+            right.grad = left.grad.clone()
+        grouped.step()
+        plain.step()
+    for left, right in zip(ours, theirs, strict=True):
+        assert float((right.detach() - 1).abs().max()) > 0.01
+        torch.testing.assert_close(left, right, atol=2e-3, rtol=0)
+
+
+def test_both_attentions_have_the_same_loss_however_much_is_padded() -> None:
+    torch.manual_seed(0)
+    fused, plain = TinyLanguageModel("sdpa").eval(), TinyLanguageModel().eval()
+    plain.load_state_dict(fused.state_dict())
+    short, long = sequence(utterance("Oh.", 12)), sequence(utterance("A longer one.", 40, 1), None, None)
+    with torch.no_grad():
+        (left, _), (right, _) = (losses(model, collate([short, long])) for model in (fused, plain))
+        apart = [losses(fused, collate([part]))[0] for part in (short, long)]
+    torch.testing.assert_close(left, right, atol=5e-2, rtol=5e-3)
+    counts = [torch.from_numpy((part[2] != IGNORED).sum(0)) for part in (short, long)]
+    mean = (apart[0] * counts[0] + apart[1] * counts[1]) / (counts[0] + counts[1])
+    torch.testing.assert_close(left, mean, atol=5e-2, rtol=5e-3)
+
+
+def test_phoneme_targets_name_this_phoneme_and_the_next_other_one() -> None:
+    labels = np.array([0, 0, 7, 7, 3, 0], dtype=np.uint8)
+    assert phoneme_targets(labels).tolist() == [[0, 7], [0, 7], [7, 3], [7, 3], [3, 0], [0, 0]]
+    assert (phoneme_targets(np.full(3, UNLABELLED, dtype=np.uint8)) == IGNORED).all()
+
+
+def test_joined_utterances_keep_their_codes_and_pause_between() -> None:
+    first, second = utterance("One.", 12), utterance("Two.", 15, 1)
+    both = joined([first, second])
+    assert both.text == "One. Two."
+    assert len(both.codes) == len(both.phonemes) == 12 + 4 + 15
+    assert (both.codes[:12] == first.codes).all()
+    assert (both.codes[12:16] == first.codes[-1]).all()
+    assert (both.codes[16:] == second.codes).all()
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.03, 1.0), (0.3, 1.0), (1.0, 0.03), (2.0, 0.03)])
+def test_the_rate_follows_the_clock(progress: float, share: float) -> None:
+    schedule = TimedSchedule(230)
+    assert schedule.rate(0.0) > 0
+    assert schedule.rate(progress) == pytest.approx(share * schedule.peak_rate)
+
+
+def test_the_model_may_read_other_codes_than_it_has_to_say() -> None:
+    example = utterance("Oh.", 12)
+    seen = example.codes.copy()
+    seen[4, 0] = (seen[4, 0] + 1) % CODES
+    plain, slipped = sequence(example), sequence(example, seen=seen)
+    assert (plain[2] == slipped[2]).all()
+    assert (plain[1] != slipped[1]).sum() == 1

@@ -1,0 +1,66 @@
+"""Laws of how references and targets are varied together."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.mixture import Pitches, Timbres
+from training.quantizer import (
+    BOOKS,
+    CODE_DIM,
+    CODES,
+    LEVELS,
+    PHASE_BOOK,
+    SPEAKER_BOOK,
+    TIMBRE_DIM,
+    Quantizer,
+    at_level,
+    level_of,
+    phase_book,
+)
+
+
+@pytest.fixture(scope="module")
+def quantizer() -> Quantizer:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(256, CODE_DIM, generator=generator))[0]
+    timbre = torch.linalg.qr(torch.randn(64, TIMBRE_DIM, generator=generator))[0]
+    books = torch.randn(BOOKS, CODES, CODE_DIM, generator=generator)
+    books[:, 0] = 0
+    books[PHASE_BOOK] = phase_book()
+    return Quantizer(torch.zeros(256), basis, timbre, books)
+
+
+def test_a_voice_is_shifted_only_to_levels_that_there_are(quantizer: Quantizer) -> None:
+    pitches, rng = Pitches(quantizer), np.random.default_rng(0)
+    for own in LEVELS.tolist():
+        codes = np.ones((6, BOOKS), dtype=np.int64)
+        codes[:, PHASE_BOOK] = at_level(np.array([0, 1, 7, 30, 64, 0]), own)
+        shifts = {pitches.drawn_shift(codes, rng) for _ in range(60)}
+        assert len(shifts) > 3
+        for levels in shifts:
+            shifted = pitches.shifted(codes, levels)
+            assert set(level_of(shifted[1:5, PHASE_BOOK])) == {own + levels}
+            assert (shifted[[0, 5], PHASE_BOOK] == 0).all()
+
+
+def test_scattered_speaker_codes_are_partly_right_and_otherwise_near(quantizer: Quantizer) -> None:
+    timbres, rng = Timbres(quantizer, near=5), np.random.default_rng(0)
+    places = quantizer.books[SPEAKER_BOOK, :, :TIMBRE_DIM]
+    codes = np.repeat([0, 17], 200)
+    shares = []
+    for _ in range(40):
+        scattered = timbres.scattered(codes, rng)
+        assert (scattered[:200] == 0).all()
+        shares.append((scattered[200:] == 17).mean())
+    near = (places - places[17]).norm(dim=1).argsort()[:5].tolist()
+    assert set(scattered[200:]) <= set(near)
+    assert min(shares) < 0.5 < max(shares) < 1
+
+
+def test_reference_and_target_are_moved_to_the_same_timbre(quantizer: Quantizer) -> None:
+    timbres = Timbres(quantizer)
+    target, reference = np.array([0, 9, 9, 9]), np.array([9, 0, 9])
+    moved = timbres.moved([target, reference], 500)
+    assert moved[0].tolist() == [0, 500, 500, 500]
+    assert moved[1].tolist() == [500, 0, 500]

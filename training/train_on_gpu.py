@@ -1,0 +1,199 @@
+"""Trains the language model on a GPU for a given time; processes beside it draw the batches."""
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from training.batches import Batch
+from training.language_model import TinyLanguageModel
+from training.mixture import batches
+from training.quantizer import MEL_BOOKS, Quantizer
+from training.train_language_model import (
+    log,
+    losses,
+    save_state,
+    start_model,
+    total,
+    validate,
+    validation_batches,
+)
+
+
+@dataclass(frozen=True)
+class TimedSchedule:
+    """Seconds of the clock, so that a run ends in time whatever the machine's speed; positions of a batch."""
+
+    seconds: float
+    batch: int = 16_384
+    workers: int = 4
+    peak_rate: float = 1.5e-3
+    warm_up: float = 0.03
+    hold: float = 0.3
+    dropout: float = 0.1
+    line_every_s: float = 10.0
+    save_every_s: float = 40.0
+    seed: int = 1
+
+    def rate(self, progress: float) -> float:
+        """Learning rate at `progress` (0 to 1): linear warm-up, hold, then cosine to 3 %."""
+        if progress < self.warm_up:
+            return self.peak_rate * (0.02 + 0.98 * progress / self.warm_up)
+        fallen = min(max(0.0, (progress - self.hold) / (1 - self.hold)), 1.0)
+        return self.peak_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * fallen)))
+
+
+class GroupedMuon(torch.optim.Muon):
+    """Muon that makes all matrices of one shape orthogonal at once: a GPU waits for launches otherwise."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step; closures are not supported."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[torch.Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    shapes.setdefault(matrix.shape, []).append(matrix)
+            for matrices in shapes.values():
+                self._step_alike(matrices, group)
+
+    def _step_alike(self, matrices: list[torch.Tensor], group: dict) -> None:
+        gradients = [matrix.grad for matrix in matrices]
+        for matrix in matrices:
+            if "momentum_buffer" not in self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        stacked = orthogonalised(torch.stack(updates), group["ns_coefficients"], group["ns_steps"])
+        rate = group["lr"] * 0.2 * math.sqrt(max(matrices[0].shape))
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, list(stacked.to(matrices[0].dtype).unbind()), alpha=-rate)
+
+
+def orthogonalised(stack: torch.Tensor, coefficients: tuple[float, float, float], steps: int) -> torch.Tensor:
+    """Matrices [N, A, B] with singular values near 1, by the iteration of `torch.optim.Muon`."""
+    a, b, c = coefficients
+    tall = stack.shape[1] > stack.shape[2]
+    x = (stack.mT if tall else stack).bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class BatchStream(IterableDataset):
+    """Endless batches; every process that draws has a seed of its own."""
+
+    def __init__(self, work_dir: Path, quantizer: Quantizer, tokens: int, seed: int) -> None:
+        self._arguments, self._seed = (work_dir, quantizer, tokens), seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        torch.set_num_threads(1)
+        return batches(*self._arguments, self._seed + 1000 * (worker.id if worker else 0))
+
+
+def drawn_ahead(stream: BatchStream, workers: int, pinned: bool) -> Iterator[Batch]:
+    """The stream's batches, drawn by `workers` processes ahead of their use."""
+    ahead = {"prefetch_factor": 8} if workers else {}
+    return iter(DataLoader(stream, batch_size=None, num_workers=workers, pin_memory=pinned, **ahead))
+
+
+def timed_optimizers(model: TinyLanguageModel, schedule: TimedSchedule) -> list[torch.optim.Optimizer]:
+    """As `make_optimizers`, with few launches."""
+    matrices = [p for n, p in model.backbone.named_parameters() if p.ndim == 2 and "embed" not in n]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    rate = schedule.peak_rate
+    return [
+        GroupedMuon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def starting_weights(work_dir: Path, quantizer: Quantizer) -> dict[str, torch.Tensor]:
+    """What was trained last, whatever its optimizers were; else what a run on CPU cores begins with."""
+    path = work_dir / "language_model.pt"
+    if path.exists():
+        return torch.load(path, map_location="cpu")["model"]
+    return start_model(work_dir, quantizer).state_dict()
+
+
+class TimedRun:
+    """A run's model, optimizers and clock, which starts when it is made."""
+
+    def __init__(self, work_dir: Path, schedule: TimedSchedule, device: torch.device) -> None:
+        self._started = time.monotonic()
+        torch.manual_seed(schedule.seed)
+        self._work_dir, self._schedule, self._device = work_dir, schedule, device
+        quantizer = Quantizer.load(work_dir / "quantizer.pt")
+        stream = BatchStream(work_dir, quantizer, schedule.batch, schedule.seed)
+        # Before the device is touched, because processes are forked here.
+        self._stream = drawn_ahead(stream, schedule.workers, device.type == "cuda")
+        self._held_out = [batch.to(device) for batch in validation_batches(work_dir, quantizer)]
+        self._model = TinyLanguageModel("sdpa", schedule.dropout)
+        self._model.load_state_dict(starting_weights(work_dir, quantizer))
+        self._model.to(device)
+        self._optimizers = timed_optimizers(self._model, schedule)
+        self._steps = self._positions = 0
+        self._least = math.inf
+
+    def run(self) -> None:
+        """Trains until the time is over; saves weights now and then, and at the end."""
+        schedule = self._schedule
+        started, shown = self._started, time.monotonic()
+        saved = shown
+        self._validate(0.0)
+        # The last look and the last save take some seconds.
+        while (now := time.monotonic() - started) < schedule.seconds - 4:
+            loss = self._step(next(self._stream), now / schedule.seconds)
+            if time.monotonic() - shown > schedule.line_every_s:
+                shown = time.monotonic()
+                # The only place that waits for the device.
+                speed = self._positions / (shown - started)
+                line = f"{now:.0f}s step {self._steps} loss {float(loss):.3f} {speed:.0f} positions/s"
+                log(self._work_dir, line)
+            if time.monotonic() - saved > schedule.save_every_s:
+                saved = time.monotonic()
+                self._save(now)
+        self._save(time.monotonic() - started)
+
+    def _step(self, batch: Batch, progress: float) -> torch.Tensor:
+        self._steps += 1
+        self._positions += batch.ids.numel()
+        batch = batch.to(self._device)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self._schedule.rate(progress)
+            optimizer.zero_grad(set_to_none=True)
+        loss = total(*losses(self._model, batch), progress)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        return loss.detach()
+
+    def _validate(self, now_s: float) -> float:
+        line = validate(self._model, self._held_out)
+        shown = f"{now_s:.0f}s {self._positions / 1e6:.1f}M positions"
+        log(self._work_dir, f"validation {self._steps} {line} | {shown}")
+        return sum(map(float, line.split()[:MEL_BOOKS]))
+
+    def _save(self, now_s: float) -> None:
+        """Weights alone, in half precision: what the checkpoint has, and what other runs can begin from."""
+        nats, path = self._validate(now_s), self._work_dir / "language_model.pt"
+        weights = {name: tensor.half().cpu() for name, tensor in self._model.state_dict().items()}
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise FloatingPointError("weights are no longer finite; the last saved ones are kept")
+        save_state(path, model=weights, step=self._steps)
+        if nats < self._least:
+            self._least = nats
+            shutil.copy(path, self._work_dir / "language_model_best.pt")
