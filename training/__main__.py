@@ -7,10 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+if TYPE_CHECKING:
+    from training.train_codec import CodecSchedule
+
+Step = Callable[[Path], None]
 DECODER_STEPS, ENCODER_STEPS = 2200, 2200
 LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 6000, 2000
 # Going on from a checkpoint's weights takes less.
@@ -72,19 +77,33 @@ def fit_quantizer(work_dir: Path) -> None:
     fit(*joined, offsets, previous_quantizer(work_dir)).save(work_dir / "quantizer.pt")
 
 
-def train_codec(work_dir: Path) -> None:
-    """Trains the encoder, encodes the reference bank with it, and trains the decoder."""
-    from training.references import build_references
-    from training.train_codec import CodecSchedule, train_decoder, train_encoder
+def train_encoder(work_dir: Path) -> None:
+    """Trains the encoder for so many steps."""
+    from training.train_codec import train_encoder
 
-    warm = (work_dir / "previous").exists()
-    schedule = CodecSchedule(
-        WARM_DECODER_STEPS if warm else DECODER_STEPS, WARM_ENCODER_STEPS if warm else ENCODER_STEPS,
-        peak_rate=6e-4 if warm else 1e-3,
-    )  # fmt: skip
-    train_encoder(work_dir, schedule)
+    train_encoder(work_dir, _codec_schedule(work_dir))
+
+
+def encode_references(work_dir: Path) -> None:
+    """Encodes the reference bank with the trained encoder."""
+    from training.references import build_references
+
     build_references(work_dir)
-    train_decoder(work_dir, schedule)
+
+
+def train_decoder(work_dir: Path) -> None:
+    """Trains the decoder for so many steps."""
+    from training.train_codec import train_decoder
+
+    train_decoder(work_dir, _codec_schedule(work_dir))
+
+
+def _codec_schedule(work_dir: Path) -> "CodecSchedule":
+    from training.train_codec import CodecSchedule
+
+    if (work_dir / "previous").exists():
+        return CodecSchedule(WARM_DECODER_STEPS, WARM_ENCODER_STEPS, peak_rate=6e-4)
+    return CodecSchedule(DECODER_STEPS, ENCODER_STEPS)
 
 
 def train_language_model(work_dir: Path) -> None:
@@ -104,20 +123,52 @@ def export_checkpoint(work_dir: Path) -> None:
     export(work_dir, CHECKPOINT)
 
 
-STEPS: dict[str, Callable[[Path], None]] = {
+STEPS: dict[str, Step] = {
     "data": make_data,
     "start": recover_start,
     "quantizer": fit_quantizer,
-    "codec": train_codec,
+    "encoder": train_encoder,
+    "references": encode_references,
+    "decoder": train_decoder,
     "language-model": train_language_model,
     "export": export_checkpoint,
 }
 
 
-def main() -> None:
-    """Runs the named step, or all of them in order."""
+def cast_crowd(work_dir: Path) -> None:
+    """Writes who says what of the crowd that the encoder hears where it is trained by the clock, once."""
+    from training.crowd import write_casting
+
+    if not (work_dir / "crowd.json").exists():
+        write_casting(work_dir)
+
+
+def timed_steps(arguments: argparse.Namespace) -> dict[str, Step]:
+    """The trainings by the clock, on a device, that stand for those of so many steps."""
+    device = torch.device(arguments.device)
+    settings = {"seconds": arguments.seconds, "workers": arguments.workers}
+    # The two have other defaults.
+    settings |= {"batch": arguments.batch} if arguments.batch else {}
+    settings |= {"peak_rate": arguments.rate} if arguments.rate else {}
+
+    def encoder(work_dir: Path) -> None:
+        from training.train_encoder import Clock, train_encoder
+
+        cast_crowd(work_dir)
+        train_encoder(work_dir, device, Clock(**settings))
+
+    def language_model(work_dir: Path) -> None:
+        from training.train_on_gpu import TimedRun, TimedSchedule
+
+        TimedRun(work_dir, TimedSchedule(**settings), device).run()
+
+    return {"encoder": encoder, "language-model": language_model}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's arguments."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("step", nargs="?", default="all", choices=("all", *STEPS))
+    parser.add_argument("step", nargs="?", default="all", choices=("all", *STEPS, "crowd"))
     parser.add_argument(
         "--work-dir", type=Path, default=Path(".cache/training"), help="data, states and logs"
     )
@@ -125,16 +176,35 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="start", type=Path, help="folder with model.safetensors to go on from (same shape)"
     )
-    arguments = parser.parse_args()
+    timed = parser.add_argument_group(
+        "training by the clock",
+        "of encoder and language model, on a GPU, instead of so many steps on CPU cores",
+    )
+    timed.add_argument("--device", help="where, such as cuda; without it the step trains on CPU cores")
+    timed.add_argument("--seconds", type=float, default=230, help="for how long (default: %(default)s)")
+    timed.add_argument(
+        "--workers", type=int, default=4, help="processes that make data (default: %(default)s)"
+    )
+    timed.add_argument(
+        "--batch", type=int, help="crops of an encoder's step (default: 48), or positions of a language "
+        "model's (default: 16384)",
+    )  # fmt: skip
+    timed.add_argument("--rate", type=float, help="highest learning rate (default: 1e-3, 1.5e-3)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Runs the named step, or all of them in order."""
+    arguments = parse()
     torch.set_num_threads(arguments.threads)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     if arguments.start and not (arguments.work_dir / "previous").exists():
         (arguments.work_dir / "previous").mkdir()
         shutil.copy(arguments.start / "model.safetensors", arguments.work_dir / "previous")
-    for name, step in STEPS.items():
-        if arguments.step in ("all", name):
-            print(f"== {name}", flush=True)
-            step(arguments.work_dir)
+    steps = STEPS | {"crowd": cast_crowd} | (timed_steps(arguments) if arguments.device else {})
+    for name in STEPS if arguments.step == "all" else (arguments.step,):
+        print(f"== {name}", flush=True)
+        steps[name](arguments.work_dir)
 
 
 if __name__ == "__main__":
