@@ -143,6 +143,23 @@ def cast_crowd(work_dir: Path) -> None:
         write_casting(work_dir)
 
 
+def seed_timbres(work_dir: Path) -> None:
+    """Makes speaker codes that nobody has repeatable, once: what is trained afterwards says them as well."""
+    from training.batches import said_timbres
+    from training.language_model import TinyLanguageModel, seed_unsaid_timbres
+    from training.quantizer import Quantizer
+    from training.train_language_model import save_state
+
+    path, model = work_dir / "language_model.pt", TinyLanguageModel()
+    model.load_state_dict(torch.load(path)["model"])
+    seed_unsaid_timbres(model, Quantizer.load(work_dir / "quantizer.pt"), said_timbres(work_dir))
+    save_state(path, model=model.state_dict(), step=0)
+
+
+# Steps that only run when they are named.
+FURTHER: dict[str, Step] = {"crowd": cast_crowd, "timbres": seed_timbres}
+
+
 def timed_steps(arguments: argparse.Namespace) -> dict[str, Step]:
     """The trainings by the clock, on a device, that stand for those of so many steps."""
     device = torch.device(arguments.device)
@@ -168,7 +185,7 @@ def timed_steps(arguments: argparse.Namespace) -> dict[str, Step]:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line's arguments."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("step", nargs="?", default="all", choices=("all", *STEPS, "crowd"))
+    parser.add_argument("step", nargs="?", default="all", choices=("all", *STEPS, *FURTHER))
     parser.add_argument(
         "--work-dir", type=Path, default=Path(".cache/training"), help="data, states and logs"
     )
@@ -201,7 +218,7 @@ def main() -> None:
     if arguments.start and not (arguments.work_dir / "previous").exists():
         (arguments.work_dir / "previous").mkdir()
         shutil.copy(arguments.start / "model.safetensors", arguments.work_dir / "previous")
-    steps = STEPS | {"crowd": cast_crowd} | (timed_steps(arguments) if arguments.device else {})
+    steps = STEPS | FURTHER | (timed_steps(arguments) if arguments.device else {})
     for name in STEPS if arguments.step == "all" else (arguments.step,):
         print(f"== {name}", flush=True)
         steps[name](arguments.work_dir)

@@ -80,6 +80,15 @@ def speaker_offset(work_dir: Path, speaker: str) -> Offset:
     return Offset(torch.from_numpy(spectrum - usual), 12 / math.log(2) * (height - usual_height))
 
 
+def said_timbres(work_dir: Path) -> list[int]:
+    """The speaker codes that are the commonest one of some shard, rising, the default voice's (0) apart."""
+    commonest = set()
+    for path in (work_dir / "codes").glob("*.npy"):
+        codes = np.load(path)[:, SPEAKER_BOOK]
+        commonest |= {int(np.bincount(codes[codes > 0]).argmax())} if codes.any() else set()
+    return sorted(commonest)
+
+
 def read_codes(path: Path, quantizer: Quantizer) -> np.ndarray:
     """Codes of a shard [T, 8], computed once and cached beside it."""
     cache = path.parent.parent / "codes" / f"{path.stem}.npy"

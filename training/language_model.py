@@ -127,3 +127,25 @@ def seed_timbre_geometry(model: TinyLanguageModel, quantizer: Quantizer, size: f
     halves = -places.square().sum(1, keepdim=True) / 2
     table = model.audio_embedding.weight.data.view(BOOKS, ROW_VOCABULARY, HIDDEN)
     table[SPEAKER_BOOK, :CODES] = torch.cat([places, halves], 1) @ directions
+
+
+def seed_unsaid_timbres(model: TinyLanguageModel, quantizer: Quantizer, said: list[int]) -> None:
+    """Gives speaker codes that no speaker of the training has what those that are `said` have come to have.
+
+    What a trained model repeats of a code is for the most part not its place but a direction of its own, by
+    which it knows the code again; codes that are never right only drift away together. So the unsaid ones get
+    an embedding by their place (a ridge regression over the said ones, on place and square), a random part as
+    the said ones' own parts are, and their length.
+    """
+    table = model.audio_embedding.weight.data.view(BOOKS, ROW_VOCABULARY, HIDDEN)[SPEAKER_BOOK, :CODES]
+    places = quantizer.books[SPEAKER_BOOK, :, :TIMBRE_DIM].double()
+    features = torch.cat([places, places.square().sum(1, keepdim=True)], 1)
+    features = torch.cat([features / features.std(0), torch.ones(CODES, 1, dtype=torch.float64)], 1)
+    known, target = features[said], table[said].double()
+    ridge = torch.eye(features.shape[1], dtype=torch.float64)
+    fit = (features @ torch.linalg.solve(known.T @ known + ridge, known.T @ target)).float()
+    generator = torch.Generator().manual_seed(5)
+    own = torch.randn(CODES, len(said), generator=generator) @ (table[said] - fit[said]) / len(said) ** 0.5
+    seeded = nn.functional.normalize(fit + own, dim=1) * table[said].norm(dim=1).mean()
+    unsaid = [code for code in range(1, CODES) if code not in set(said)]
+    table[unsaid] = seeded[unsaid]

@@ -6,9 +6,9 @@ import torch
 
 from training.batches import IGNORED, Example, collate, joined, phoneme_targets, sequence
 from training.data import UNLABELLED
-from training.language_model import TinyLanguageModel
+from training.language_model import HIDDEN, TinyLanguageModel, seed_unsaid_timbres
 from training.prompts import BOOKS
-from training.quantizer import CODES
+from training.quantizer import CODES, SPEAKER_BOOK, TIMBRE_DIM, Quantizer
 from training.train_language_model import losses
 from training.train_on_gpu import GroupedMuon, TimedSchedule
 
@@ -80,3 +80,25 @@ def test_the_model_may_read_other_codes_than_it_has_to_say() -> None:
     plain, slipped = sequence(example), sequence(example, seen=seen)
     assert (plain[2] == slipped[2]).all()
     assert (plain[1] != slipped[1]).sum() == 1
+
+
+def test_unsaid_timbres_become_as_tellable_as_the_said_ones() -> None:
+    torch.manual_seed(3)
+    model, said = TinyLanguageModel(), list(range(5, 600, 5))
+    books = torch.zeros(BOOKS, CODES, 64)
+    books[SPEAKER_BOOK, :, :TIMBRE_DIM] = torch.randn(CODES, TIMBRE_DIM)
+    quantizer = Quantizer(torch.zeros(256), torch.zeros(256, 64), torch.zeros(64, TIMBRE_DIM), books)
+    table = model.audio_embedding.weight.data.view(BOOKS, -1, HIDDEN)[SPEAKER_BOOK, :CODES]
+    # As a run leaves them: the unsaid ones are all but one.
+    table[:] = 3 * torch.nn.functional.normalize(torch.randn(HIDDEN), dim=0) + 0.01 * torch.randn(
+        CODES, HIDDEN
+    )
+    table[said] = torch.randn(len(said), HIDDEN)
+    before = table.clone()
+    seed_unsaid_timbres(model, quantizer, said)
+    unsaid = [code for code in range(1, CODES) if code not in said]
+    assert torch.equal(table[[0, *said]], before[[0, *said]])
+    torch.testing.assert_close(table[unsaid].norm(dim=1), before[said].norm(dim=1).mean().expand(len(unsaid)))
+    # Each is nearest to itself by a product, as the head takes it.
+    assert (table[unsaid] @ table.T).argmax(1).eq(torch.tensor(unsaid)).float().mean() > 0.95
+    assert (before[unsaid] @ before.T).argmax(1).eq(torch.tensor(unsaid)).float().mean() < 0.5
