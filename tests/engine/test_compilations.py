@@ -20,8 +20,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from stentor.layers.triton import pointwise
 kernel = pointwise._silu_mul
-types = {"gate_up": "*fp32", "out": "*fp32", "size": "i32", "BLOCK": "constexpr"}
-source = ASTSource(kernel, types, {(3,): 128})
+types = {"gate_up": "*fp32", "out": "*fp32", "size": "i32", "BLOCK": "constexpr", "EARLY": "constexpr"}
+source = ASTSource(kernel, types, {(3,): 128, (4,): False})
 with Compilations() as compilations:
     triton.compile(source, target=GPUTarget("cuda", 90, 32))
 print(compilations.count)
