@@ -18,10 +18,11 @@ TABLE = Path(__file__).with_name("tiles.json")
 
 @dataclass(frozen=True)
 class Tile:
-    """Lines (rows of the weight) and inner columns of one step of a program; `programs` that
-    are wanted at least, by splitting the inner columns; warps of a program, and steps that it loads ahead.
+    """Lines (rows of the weight) and inner columns of one step of a program; about how many `programs` are
+    wanted, by splitting the inner columns; warps of a program, and steps that it loads ahead.
 
-    Unmeasured: twice the multiprocessors of an H100, and tiles that fit its shared memory four times.
+    The plain one is for cards that were not measured: twice the multiprocessors of an H100, and shared memory
+    of which it holds twice as much.
     """
 
     lines: int = 64
