@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks import subject
 from stentor.bench.machine import load_average
@@ -36,7 +35,6 @@ def measure(model: str, load_format: str, dtype: str, rounds: list[tuple[int, in
     config, folder = override(Config(), settings), registry.resolve(model)
     described = registry.model_for(folder)
     (spec,) = (spec for spec in described.stages(folder, config) if spec.name == "vocode")
-    torch.manual_seed(0)
     stage: Any = spec.build(**spec.options)
     vocoder, rng, rows = stage._vocoder, np.random.default_rng(0), []
     for windows, frames in rounds:

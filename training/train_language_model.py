@@ -68,11 +68,17 @@ def total(books: torch.Tensor, auxiliary: torch.Tensor, progress: float) -> torc
     return (books * weights).mean() + max(0.1, 0.5 * (1 - progress / 0.6)) * auxiliary
 
 
-def make_optimizers(model: TinyLanguageModel, schedule: Schedule) -> list[torch.optim.Optimizer]:
-    """Muon for the backbone's matrices, AdamW for embeddings, norms and heads."""
+def matrices_and_others(model: TinyLanguageModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The backbone's matrices, which Muon steps, and all other parameters."""
     matrices = [p for n, p in model.backbone.named_parameters() if p.ndim == 2 and "embed" not in n]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
+    return matrices, others
+
+
+def make_optimizers(model: TinyLanguageModel, schedule: Schedule) -> list[torch.optim.Optimizer]:
+    """Muon for the backbone's matrices, AdamW for embeddings, norms and heads."""
+    matrices, others = matrices_and_others(model)
     return [
         torch.optim.Muon(matrices, lr=schedule.peak_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=schedule.peak_rate, betas=(0.9, 0.95), weight_decay=0.0),

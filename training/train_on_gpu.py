@@ -18,6 +18,7 @@ from training.quantizer import MEL_BOOKS, Quantizer
 from training.train_language_model import (
     log,
     losses,
+    matrices_and_others,
     save_state,
     start_model,
     total,
@@ -109,9 +110,7 @@ def drawn_ahead(stream: BatchStream, workers: int, pinned: bool) -> Iterator[Bat
 
 def timed_optimizers(model: TinyLanguageModel, schedule: TimedSchedule) -> list[torch.optim.Optimizer]:
     """As `make_optimizers`, with few launches."""
-    matrices = [p for n, p in model.backbone.named_parameters() if p.ndim == 2 and "embed" not in n]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
+    matrices, others = matrices_and_others(model)
     rate = schedule.peak_rate
     return [
         GroupedMuon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
