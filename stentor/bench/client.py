@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+from stentor.bench.caller import Caller
 from stentor.bench.level import Level, Timing
 from stentor.bench.machine import load_average
 from stentor.bench.texts import texts
@@ -42,15 +43,17 @@ class SilentServerError(Exception):
 
 async def run_level(target: Target, texts: Sequence[str], concurrency: int) -> Level:
     """Say all `texts`, `concurrency` at a time: each caller sends its next one when its last has ended."""
-    limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    async with httpx2.AsyncClient(timeout=target.timeout_s, limits=limits, trust_env=False) as client:
-        waiting = iter(texts)
-        timings: list[Timing] = []
-        errors: list[str] = []
-        started_s = time.perf_counter()
-        callers = [_call(client, target, waiting, timings, errors) for _ in range(concurrency)]
-        await asyncio.gather(*callers)
+    waiting = iter(texts)
+    timings: list[Timing] = []
+    errors: list[str] = []
+    callers = [Caller(f"{target.url}/v1/audio/speech", target.timeout_s) for _ in range(concurrency)]
+    started_s = time.perf_counter()
+    try:
+        await asyncio.gather(*(_call(caller, target, waiting, timings, errors) for caller in callers))
         wall_s = time.perf_counter() - started_s
+    finally:
+        for caller in callers:
+            caller.close()
     return Level(concurrency, wall_s, timings, errors, load_average())
 
 
@@ -88,29 +91,23 @@ def check_reachable(target: Target) -> None:
 
 
 async def _call(
-    client: httpx2.AsyncClient, target: Target, texts: Iterable[str], timings: list[Timing], errors: list[str]
+    caller: Caller, target: Target, texts: Iterable[str], timings: list[Timing], errors: list[str]
 ) -> None:
     for text in texts:
         try:
-            timings.append(await _speak(client, target, text))
-        except (SilentServerError, httpx2.HTTPError) as error:
+            timings.append(await _speak(caller, target, text))
+        except (SilentServerError, OSError) as error:
             errors.append(f"{type(error).__name__}: {error}")
 
 
-async def _speak(client: httpx2.AsyncClient, target: Target, text: str) -> Timing:
-    arrivals: list[tuple[float, int]] = []
-    sent_s = time.perf_counter()
-    async with client.stream("POST", f"{target.url}/v1/audio/speech", json=target.body(text)) as response:
-        if response.status_code != 200:
-            raise SilentServerError(
-                f"HTTP {response.status_code}: {(await response.aread()).decode(errors='replace')}"
-            )
-        async for chunk in response.aiter_raw():
-            arrivals.append((time.perf_counter() - sent_s, len(chunk)))
-    total_s = time.perf_counter() - sent_s
-    if not arrivals:
+async def _speak(caller: Caller, target: Target, text: str) -> Timing:
+    answer = await caller.post(target.body(text))
+    if answer.status != 200:
+        raise SilentServerError(f"HTTP {answer.status}: {b''.join(answer.pieces).decode(errors='replace')}")
+    if not answer.pieces:
         raise SilentServerError("HTTP 200 without audio")
-    return measure(arrivals, total_s, target.sample_rate_hz)
+    arrivals = [(at_s, len(piece)) for at_s, piece in zip(answer.arrived_s, answer.pieces, strict=True)]
+    return measure(arrivals, answer.total_s, target.sample_rate_hz)
 
 
 def measure(arrivals: Sequence[tuple[float, int]], total_s: float, sample_rate_hz: int) -> Timing:
