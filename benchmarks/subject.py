@@ -9,6 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
 from stentor.bench import report
 from stentor.bench.texts import SENTENCES
 from stentor.models import registry
@@ -57,16 +61,34 @@ def opened(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def write_real_shape(folder: Path) -> Path:
-    """A checkpoint's folder without weights: the real shape, the built-in voice's tokenizer."""
+    """A checkpoint's folder without weights: the real shape, and a token for each word of `SENTENCES`."""
     builtin = registry.resolve("")
     folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+    for name in ("tokenizer_config.json", "generation_config.json"):
         shutil.copy(builtin / name, folder / name)
+    tokenizer = json.loads((builtin / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(_with_words(tokenizer)))
     config = json.loads((builtin / "config.json").read_text())
     config["text_config"] = _REAL_TEXT
     config["audio_encoder_config"]["out_dim"] = _REAL_TEXT["hidden_size"]
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def _with_words(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """The built-in voice's tokenizer, which knows bytes only, with common words as one token each.
+
+    That is what the real one makes of them: prompts are as long as they would be.
+    """
+    alphabet = ByteLevel(add_prefix_space=False)
+    learned = Tokenizer.from_str(json.dumps(tokenizer | {"added_tokens": []}))
+    learned.pre_tokenizer = alphabet
+    trainer = BpeTrainer(initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    learned.train_from_iterator(SENTENCES, trainer)
+    described = json.loads(learned.to_str())
+    shift = len(described["model"]["vocab"]) - len(tokenizer["model"]["vocab"])
+    added = [entry | {"id": entry["id"] + shift} for entry in tokenizer["added_tokens"]]
+    return {**described, "added_tokens": added}
 
 
 def utterances(count: int, seconds: int) -> list[str]:

@@ -23,10 +23,11 @@ class LocalServer:
         *,
         environment: Mapping[str, str] | None = None,
         timeout_s: float = 300.0,
+        module: str = "stentor",
     ) -> None:
-        """`environment` has variables beside this process's own."""
+        """`environment` has variables beside this process's own; `module` is run in place of `stentor`."""
         self.url = ""
-        self._command = [sys.executable, "-m", "stentor", "serve", "--port", "0", *arguments]
+        self._command = [sys.executable, "-m", module, "serve", "--port", "0", *arguments]
         self._environment = {**os.environ, **(environment or {})}
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import kernel_profile, latency, roofline, subject, throughput
+from benchmarks import host, kernel_profile, latency, roofline, stand_in, subject, throughput
 from stentor.engine.sequence import Output
 from stentor.models import registry
 from stentor.models.higgs_audio_v3.config import V3Config
+from stentor.models.higgs_audio_v3.tokenizer import TokenizerFile, V3Tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +79,37 @@ def test_utterances_are_as_many_and_as_long_as_asked_for() -> None:
     assert len(short) == len(long) == 5
     assert all(len(b) > 2 * len(a) for a, b in zip(short, long, strict=True))
     assert (subject.rows_of(4), subject.rows_of(10)) == (107, 257)
+
+
+def test_a_word_of_the_real_shape_is_a_token(tmp_path: Path) -> None:
+    folder = subject.write_real_shape(tmp_path / "4b")
+    tokenizer = V3Tokenizer(TokenizerFile(folder), V3Config.read(folder).text_vocab_size)
+    assert len(tokenizer.encode("The old dog saw the small boat near the river.")) == 11
+    # What it has not learned it spells.
+    assert len(tokenizer.encode("Zqxj")) == 4
+    for text in (*subject.utterances(16, 10), "<|prosody:pause|>"):
+        assert len(tokenizer.encode(text)) < 40
+
+
+def test_a_card_does_the_jobs_of_a_stream_in_order_and_shares_itself_between_two() -> None:
+    now = [0.0]
+    card = stand_in.Card(clock=lambda: now[0])
+    first, second, beside = card.submit(0, 4.0), card.submit(0, 2.0), card.submit(1, 3.0)
+    # Half of the card each, until the third has had its three seconds.
+    assert (card.left_s(0, first), card.left_s(0, second), card.left_s(1, beside)) == (7.0, 9.0, 6.0)
+    now[0] = 6.0
+    assert (card.left_s(0, first), card.left_s(0, second), card.left_s(1, beside)) == (1.0, 3.0, 0.0)
+    now[0] = 20.0
+    assert card.left_s(0, second) == 0.0
+    assert card.busy_s == 9.0
+
+
+def test_a_tiny_run_without_a_card_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--concurrency", "2", "--requests", "1", "--seconds", "4"]
+    (row,) = run_main(host, words, tmp_path, monkeypatch)["rows"]
+    assert (row["requests"], row["errors"], row["audio_s"]) == (2, 0, 8.0)
+    assert row["steps"] >= subject.rows_of(4)
+    assert 0 < row["card_busy"] <= 1
 
 
 def run_main(module: Any, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
