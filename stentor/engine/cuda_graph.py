@@ -30,9 +30,9 @@ _CAPTURING = threading.Lock()
 _REHEARSALS = 2
 # Block tables are cut to this many positions, or twice as many and so on: each width is another graph.
 _NARROWEST_POSITIONS = 1024
-# Positions of the prefills that are captured, and the sequences in each, at most.
-_PREFILL_TOKENS = (64, 128, 256, 512)
-_PREFILL_SEQUENCES = 8
+# Positions of the prefills that are captured, and the sequences in each, at most: a prompt of one sentence
+# has about 16. What fits none costs a launch for each of its kernels, some hundreds.
+_PREFILLS = ((64, 8), (128, 8), (256, 16), (512, 32))
 
 
 def capture_on(stream: torch.cuda.Stream) -> Capture:
@@ -131,10 +131,10 @@ class PrefillGraphs:
         self._capture = capture
         self._device = state.packed.device
         codebooks, max_blocks = state.last_rows.shape[1], state.block_tables.shape[1]
-        self._idle = BatchState.idle(_PREFILL_SEQUENCES, codebooks, max_blocks).packed
+        self._idle = BatchState.idle(_PREFILLS[-1][1], codebooks, max_blocks).packed
         self._shapes = [
-            PrefillShape(tokens, _PREFILL_SEQUENCES, max_blocks, codebooks, self._idle.shape[1])
-            for tokens in _PREFILL_TOKENS
+            PrefillShape(tokens, sequences, max_blocks, codebooks, self._idle.shape[1])
+            for tokens, sequences in _PREFILLS
         ]
         self._buffers: dict[PrefillShape, Tensor] = {}
         self._captured: dict[tuple[PrefillShape, int], tuple[Callable[[], None], tuple[Values, Tensor]]] = {}
@@ -144,15 +144,14 @@ class PrefillGraphs:
 
     def fits(self, chunks: Rows[Chunk]) -> bool:
         """Is there a graph for so much."""
-        tokens = sum(chunk.end - chunk.start for chunk in chunks)
-        return tokens <= _PREFILL_TOKENS[-1] and len(chunks) <= _PREFILL_SEQUENCES
+        return self._shape(chunks) is not None
 
     def __call__(self, chunks: Rows[Chunk], rows: Array, candidates: int) -> tuple[Values, Tensor]:
         """See `Prefill.__call__`; the results must be copied before the next replay."""
-        tokens = sum(chunk.end - chunk.start for chunk in chunks)
-        shape = next(shape for shape in self._shapes if shape.tokens >= tokens)
+        shape = self._shape(chunks)
+        assert shape is not None, "it fits"
         replay, result = self._graph(shape, candidates)
-        new_rows = self._idle.copy()
+        new_rows = self._idle[: shape.sequences].copy()
         new_rows[: len(rows)] = rows
         upload(pack(chunks, new_rows, shape, self._block_size), self._device, self._buffers[shape])
         replay()
@@ -163,16 +162,22 @@ class PrefillGraphs:
         for shape in self._shapes[:: -len(self._shapes) if largest_only else -1]:
             self._graph(shape, candidates)
 
+    def _shape(self, chunks: Rows[Chunk]) -> PrefillShape | None:
+        """The smallest that holds them."""
+        tokens = sum(chunk.end - chunk.start for chunk in chunks)
+        for shape in self._shapes:
+            if tokens <= shape.tokens and len(chunks) <= shape.sequences:
+                return shape
+        return None
+
     def _graph(
         self, shape: PrefillShape, candidates: int
     ) -> tuple[Callable[[], None], tuple[Values, Tensor]]:
-        if shape not in self._buffers:
-            # All padding: every position stands at the place of nobody, every row is idle.
-            idle = torch.from_numpy(pack((), self._idle, shape, self._block_size))
-            self._buffers[shape] = idle.to(self._device)
         if (shape, candidates) not in self._captured:
-            static = self._buffers[shape]
-            nothing = torch.from_numpy(pack((), self._idle, shape, self._block_size)).to(self._device)
+            # All padding: every position stands at the place of nobody, every row is idle.
+            idle = torch.from_numpy(pack((), self._idle[: shape.sequences], shape, self._block_size))
+            nothing = idle.to(self._device)
+            static = self._buffers.setdefault(shape, nothing.clone())
             self._captured[shape, candidates] = self._capture(
                 lambda: self._prefill(nothing, shape, (), candidates),
                 lambda: self._prefill(static, shape, (), candidates),

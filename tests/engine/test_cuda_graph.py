@@ -23,6 +23,7 @@ from stentor.engine.step import DecodeStep
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, PrefillBatch
 from stentor.models.higgs_audio_v3.lm import HiggsLM
+from tests.engine.accounting import make_sequence
 from tests.engine.harness import make_lm
 from tests.engine.recorder import capture_beside
 from tests.engine.test_engine import SMALL, sampled
@@ -93,6 +94,22 @@ def test_replayed_steps_and_prefills_give_the_rows_of_the_plain_ones(
     assert runner._prefill_graphs is not None
     assert 0 < len(runner._graphs) <= 4 * len(graph_sizes(6))
     assert 0 < len(runner._prefill_graphs) <= 4 * 2
+
+
+@pytest.mark.parametrize("length", [16, 33, 128])
+def test_a_burst_of_usual_prompts_is_prefilled_by_graphs_alone(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(monkeypatch, make_lm(SMALL), max_running_requests=64)
+    use_graphs(engine)
+    graphs = engine._runner._prefill_graphs
+    assert graphs is not None
+    for number in range(64):
+        engine.add(make_sequence(str(number), length, voice=number))
+    while engine._scheduler.waiting:
+        chunks = engine._scheduler.plan().chunks
+        assert graphs.fits(chunks)
+    assert not graphs.fits(chunks * 40)
 
 
 def test_what_was_warmed_up_is_not_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
