@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from stentor.config import EngineConfig
@@ -216,11 +217,13 @@ class Engine:
     def _collect(self, flight: _Flight) -> list[Output]:
         outputs: list[Output] = []
         ended: list[Sequence] = []
-        for sequence, record in zip(flight.sequences, flight.read(), strict=True):
+        records = flight.read()
+        rows, statuses = records[:, :-1].astype(np.uint16), records[:, -1].tolist()
+        for sequence, row, status in zip(flight.sequences, rows, statuses, strict=True):
             if sequence.gone:
                 continue
-            frames = sequence.append(record[:-1])
-            finish_reason = _FINISH.get(record[-1])
+            frames = sequence.append(row)
+            finish_reason = _FINISH.get(status)
             if finish_reason is not None:
                 ended.append(sequence)
             outputs.append(Output(sequence, frames, finish_reason))

@@ -1,7 +1,7 @@
 """One request's autoregressive state on the host: its prompt, its rows, its blocks."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,8 +64,7 @@ class Sequence:
         return Usage(len(self.prompt), self.num_rows)
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What one step gave one sequence: frames uint16 [0 or 1, num_codebooks], and why it ended, if it did.
 
     With an `error` it has ended without having been computed.

@@ -1,5 +1,7 @@
 """The stage that turns prompts into frames: one engine, one frame per sequence and step."""
 
+from itertools import accumulate
+
 import numpy as np
 
 from stentor.engine.engine import Engine
@@ -27,7 +29,18 @@ class GenerateStage:
 
     def step(self) -> list[Payload]:
         """One step of the engine."""
-        return [self._payload(output) for output in self._engine.step()]
+        outputs = self._engine.step()
+        if not outputs:
+            return []
+        codes = np.concatenate([output.frames for output in outputs])
+        # A special code that was drawn in the middle of the content is silenced, not clamped: clamping would
+        # turn it into a loud neighbour.
+        codes[codes >= self._shape.begin_code] = 0
+        ends = accumulate(len(output.frames) for output in outputs)
+        return [
+            self._payload(output, codes[end - len(output.frames) : end])
+            for output, end in zip(outputs, ends, strict=True)
+        ]
 
     def abort(self, request_id: str) -> None:
         """Free the sequence's blocks."""
@@ -59,15 +72,13 @@ class GenerateStage:
             )
         return Sequence(request_id, matrix, prompt.sampling, max_rows, prompt.max_rows)
 
-    def _payload(self, output: Output) -> Payload:
+    def _payload(self, output: Output, codes: Array) -> Payload:
         sequence, reason = output.sequence, output.finish_reason
         prompt = self._prompts.pop(sequence.id, None)
         if output.error is not None:
             return Payload(sequence.id, last=True, failure=to_failure(output.error))
         frames = Frames(
-            # A special code that was drawn in the middle of the content is silenced, not clamped: clamping
-            # would turn it into a loud neighbour.
-            codes=np.where(output.frames < self._shape.begin_code, output.frames, 0).astype(np.uint16),
+            codes,
             request=prompt.request if prompt else None,
             finish_reason=reason,
             usage=sequence.usage() if reason else None,

@@ -94,16 +94,18 @@ class Stream:
         frame to arrive and a round of decoding (`round_s`) with half of one to spare, whatever is exact goes
         out, unless it plays for less than the round takes: then decoding could never catch up.
         """
-        pending = self.num_pending
         if self.in_flight:
             return None
+        pending = self.num_pending
         if self.ended:
             most = self.rules.max_chunk_frames if self.request.stream else self.rules.max_file_frames
             return pending if most is None else min(pending, most)
-        if not self.request.stream:
+        if not (pending and self.request.stream):
             return None
         interval_s = (self._last_arrival_s - self._first_arrival_s) / max(1, self.num_frames - 1)
         margin_s = ROUNDS_AHEAD * round_s + interval_s + _TRANSPORT_S
+        if self.dry_at_s is not None and pending < self._wanted_frames and self.dry_at_s - now_s > margin_s:
+            return None  # As mostly: each stream is asked in each round.
         worthwhile = max(1, min(math.ceil(round_s / self.rules.frame_s), self.rules.max_chunk_frames))
         if self.dry_at_s is None:
             first = self._first_chunk(margin_s + (worthwhile - 1) * interval_s)

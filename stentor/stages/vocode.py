@@ -137,12 +137,13 @@ class VocodeStage:
 
     def _check(self, codes: Array) -> None:
         width, size = self._vocoder.num_codebooks, self._vocoder.codebook_size
-        if codes.ndim != 2 or codes.shape[1] != width or not np.issubdtype(codes.dtype, np.integer):
+        if codes.ndim != 2 or codes.shape[1] != width or codes.dtype.kind not in "iu":
             raise RequestError(
                 f"the codes are {codes.dtype} of shape {list(codes.shape)}, "
                 f"but must be integers [frames, {width}]"
             )
-        if len(codes) and not 0 <= codes.min() <= codes.max() < size:
+        # Of most pieces, which are one frame and cannot be negative, there is but one thing to ask.
+        if len(codes) and (codes.max() >= size or (codes.dtype.kind == "i" and codes.min() < 0)):
             raise RequestError(f"a code is outside 0 to {size - 1}: special codes must be replaced before")
 
     def _launch(self) -> _Flight | None:
