@@ -1,6 +1,6 @@
 """Knows how one order is spoken, for whatever door it came through: audio in, shaped and encoded bytes out.
 
-Audio is shaped and encoded in threads, so that the event loop only passes bytes on.
+Audio is shaped and encoded in threads, so that the event loop only passes bytes on, and short raw pieces.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from stentor import logs
-from stentor.audio.shape import Shaper
+from stentor.audio.shape import Shape, Shaper
 from stentor.errors import (
     AbortedError,
     InternalError,
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from stentor.pipeline.stream import AudioStream
 
 _NO_SOUND = "the model made no sound for this text: try another seed, or other words"
+
+# Samples that are only rounded, of at most so many seconds, are there before a thread would have woken.
+_PLAIN_SHAPES = (Shape(), Shape(trim_silence=False))
+_QUICK_S = 0.35
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +92,8 @@ class Utterance:
         self._make_form = make_form
         self._shaper = Shaper(order.shape, service.info.sample_rate_hz, whole=whole)
         self._meter = service.metrics.measure(self.sample_rate_hz, streamed=not whole)
+        plain = order.format in ("pcm", "wav") and order.shape in _PLAIN_SHAPES
+        self._quick_samples = _QUICK_S * service.info.sample_rate_hz if plain else 0.0
         self._complete = False
         self._aborted = False
         self._recorded = False
@@ -141,8 +147,12 @@ class Utterance:
                 raise
             self._complete = audio is None
             self.last = audio or self.last
-            loop = asyncio.get_running_loop()
-            num_samples, data = await loop.run_in_executor(self._service.encoders, self._encode, audio)
+            if audio is not None and len(audio.waveform) <= self._quick_samples:
+                num_samples, data = self._encode(audio)
+                await asyncio.sleep(0)  # Nothing else here need wait: others have their turn.
+            else:
+                loop = asyncio.get_running_loop()
+                num_samples, data = await loop.run_in_executor(self._service.encoders, self._encode, audio)
             self._meter.heard(num_samples)
             if data and not self._aborted:
                 return data

@@ -188,7 +188,8 @@ def test_a_slow_encoder_does_not_hold_up_others(serve: Serve, monkeypatch: pytes
 
     monkeypatch.setattr(delivery, "Encoder", SlowEncoder)
     server = serve(say(0.2))
-    caller = threading.Thread(target=server.speech, kwargs={"stream_format": "sse"})
+    wanted = {"stream_format": "sse", "response_format": "mp3"}
+    caller = threading.Thread(target=server.speech, kwargs=wanted)
     caller.start()
     assert encoding.wait(5)
     with httpx2.Client(base_url=server.url, timeout=5, trust_env=False) as other:
