@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from stentor.engine.state import BatchState
 from stentor.layers import quantization
 from stentor.layers.attention import AttentionBackend, SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, PrefillSpan
+from stentor.layers.convolution import Filter, Signal
 from stentor.layers.kernels import EagerKernels
 from stentor.layers.kernels.eager import silu_mul
 from stentor.layers.rotary import RotaryTable
-from stentor.layers.triton import heads, pointwise, products
+from stentor.layers.triton import convolution, heads, pointwise, products
 from stentor.layers.triton import rows as row_kernels
 from stentor.layers.triton.attention import TritonBackend
 
@@ -266,25 +268,56 @@ def _attention_case(
     )
 
 
-def snake_cases(device: str) -> Iterator[Case]:
-    """The vocoder's activation before its first convolution, and where signals are longest and it has most to
-    move: with the padding, the ends and the scale of a residual unit, and with the bias inside of one.
-    """
-    for dtype in (torch.bfloat16, torch.float32):
-        for name, batch, time, channels in (("narrow", 4, 72 * 960, 32), ("wide", 4, 72, 1024)):
-            time = min(time, 600) if device == "cpu" else time
-            x = randn(device, batch, time, channels).to(dtype)
-            scale, bias = (randn(device, channels).to(dtype) for _ in range(2))
-            lengths = torch.arange(batch, device=device, dtype=torch.int32) * time // batch + 5
-            before = scale, None, lengths, (-9, time + 18)
-            for part, given in (("before", before), ("inside", (None, bias))):
-                yield Case(
-                    f"snake {part} {name} {str(dtype).removeprefix('torch.')}",
-                    lambda x=x, given=given: pointwise.snake(x, *given),
-                    lambda x=x, given=given: EAGER.snake(x.clone() if given[0] is None else x, *given),
-                    2 * size_of(x),
-                    bound=1e-5 if dtype == torch.float32 else 2e-2,
-                )
+def convolution_cases(device: str) -> Iterator[Case]:
+    """Every layer of the vocoder, decoding four windows of 144 frames, in each arithmetic."""
+    windows, frames = (1, 1) if device == "cpu" else (4, 144)
+    for name, dtype, rounds, bound in (
+        ("float16", torch.float16, False, 1e-2),
+        ("tfloat32", torch.float32, True, 2e-3),
+        ("float32", torch.float32, False, 1e-5),
+    ):
+
+        def numbers(*shape: int, scale: float = 1.0, dtype: torch.dtype = dtype) -> Tensor:
+            return randn(device, *shape, scale=scale).to(dtype)
+
+        for layer, time, filter, then in codec_filters(numbers, rounds, frames):
+            x = numbers(windows, time, filter.weight.shape[1])
+            plain = None if then is None else numbers(*x.shape)
+            signal = Signal(plain, x, torch.full((windows,), frames, device=device), time // frames)
+            ours, theirs = convolution.convolution(filter, then), EAGER.convolution(filter, then)
+            read = [x, filter.weight] if then is None else [x, x, filter.weight, then.weight]
+            written = x.numel() * len(filter.weight) // filter.weight.shape[1] * x.itemsize
+            yield Case(
+                f"{layer} {name}",
+                lambda ours=ours, signal=signal: ours(signal).active,
+                lambda theirs=theirs, signal=signal: theirs(signal).active,
+                size_of(*read) + written * (2 if filter.keeps_plain or then is not None else 1),
+                bound,
+            )
+
+
+def codec_filters(
+    numbers: Callable[..., Tensor], rounds: bool, frames: int
+) -> Iterator[tuple[str, int, Filter, Filter | None]]:
+    """The layers of the real decoder, a unit of each block: name, steps, filter, and what follows in it."""
+
+    def made(
+        outputs: int, inputs: int, taps: int, *, snake: bool = True, stride: int = 1, **more: Any
+    ) -> Filter:
+        weight = numbers(outputs, inputs, taps, scale=(inputs * taps) ** -0.5)
+        alpha = numbers(outputs // stride).float().exp() if snake else None
+        bias = numbers(outputs // stride).float().repeat(stride)
+        return Filter(weight, bias, alpha, stride=stride, rounds_float32=rounds, **more)
+
+    yield "conv 256 to 1024", frames, made(1024, 256, 7), None
+    channels = 1024
+    for stride in (8, 5, 4, 2, 3):
+        up = made(stride * channels // 2, channels, 2, stride=stride, keeps_plain=True)
+        yield f"up {channels} by {stride}", frames, up, None
+        channels, frames = channels // 2, frames * stride
+        first, then = made(channels, channels, 7, dilation=3), made(channels, channels, 1, keeps_plain=True)
+        yield f"unit {channels}", frames, first, then
+    yield "conv 32 to 1", frames, made(1, 32, 7, snake=False), None
 
 
 def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
@@ -303,6 +336,6 @@ def all_cases(device: str, only_rows: int | None = None) -> Iterator[Case]:
     for rows in (8, 64, 256, 2048):
         if only_rows in (None, rows):
             yield float8_case(rows, device)
-    yield from snake_cases(device)
+    yield from convolution_cases(device)
     yield from attention_cases(device)
     yield float8_cache_case(device)

@@ -1,6 +1,6 @@
 """What a vocoder round takes in each arithmetic, and how far each is from float32.
 
-    python benchmarks/vocoder.py [MODEL] [--real-shape] [--rounds 1x12,8x48,4x144]
+    python benchmarks/vocoder.py [MODEL] [--real-shape] [--rounds 1x16,8x48,4x144]
 
 A round decodes so many windows of so many frames (40 ms each), the context of streams counted: of a chunk of
 50 frames a stream decodes up to 70. Times are from begin to samples on the host.
@@ -55,8 +55,8 @@ def measure(model: str, load_format: str, dtype: str, rounds: list[tuple[int, in
 def main() -> None:
     """Parse, measure, publish."""
     parser = subject.make_parser(__doc__)
-    parser.add_argument("--rounds", default="1x12,1x48,8x48,4x144", help="windows x frames, with commas")
-    parser.add_argument("--dtypes", default="float32,tfloat32,bfloat16")
+    parser.add_argument("--rounds", default="1x16,8x48,16x30,4x144", help="windows x frames, with commas")
+    parser.add_argument("--dtypes", default="float32,tfloat32,bfloat16,float16")
     arguments = parser.parse_args()
     rounds = [tuple(map(int, sizes.split("x"))) for sizes in arguments.rounds.split(",")]
     rows: list[dict[str, Any]] = []

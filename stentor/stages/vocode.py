@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from stentor.config import VocoderConfig
-from stentor.errors import RequestError
+from stentor.errors import InternalError, RequestError, to_failure
 from stentor.request import Array, Audio, Frames
 from stentor.stages.base import Payload
 from stentor.stages.playout import ROUNDS_AHEAD, ChunkRules, Stream
@@ -219,7 +219,12 @@ class VocodeStage:
         stream, size = piece.stream, self._vocoder.samples_per_frame
         self._underruns += stream.emitted(piece.chunk, now_s)
         start = piece.skipped * size
-        samples = np.clip(waveform[start : start + piece.chunk * size], -1.0, 1.0)
+        samples = waveform[start : start + piece.chunk * size]
+        if not np.isfinite(samples).all():
+            del self._streams[piece.request_id]
+            error = InternalError("the vocoder's numbers left the range of its --vocoder-dtype: use float32")
+            return Payload(piece.request_id, last=True, failure=to_failure(error))
+        samples = np.clip(samples, -1.0, 1.0)
         last = stream.ended and stream.num_emitted == stream.num_frames
         if not last:
             return Payload(piece.request_id, Audio(samples, self._vocoder.sample_rate_hz))

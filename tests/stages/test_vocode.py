@@ -373,6 +373,29 @@ def test_samples_are_clipped_to_one(vocoder: NeighbourVocoder, stage: VocodeStag
     assert (samples.min(), samples.max()) == (-1.0, 1.0)
 
 
+@pytest.mark.parametrize("lost", [np.inf, np.nan])
+def test_numbers_out_of_range_fail_their_own_request_and_are_never_heard(
+    vocoder: NeighbourVocoder, stage: VocodeStage, lost: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = vocoder._decode
+
+    def overflow(window: Array) -> Array:
+        samples = decode(window)
+        samples[-1] = lost if len(window) == 12 else samples[-1]
+        return samples
+
+    monkeypatch.setattr(vocoder, "_decode", overflow)
+    for name, frames in (("loud", 12), ("good", 13)):
+        stage.add(Payload(name, Frames(codes(frames), request(name)), last=True))
+    heard = {payload.request_id: payload for payload in stage.step()}
+    assert heard["loud"].last
+    assert heard["loud"].data is None
+    assert heard["loud"].failure is not None
+    assert "--vocoder-dtype" in heard["loud"].failure.message
+    assert isinstance(heard["good"].data, Audio)
+    assert not stage.has_work()
+
+
 def test_abort_forgets_the_stream_and_what_still_comes_of_it(stage: VocodeStage) -> None:
     stage.add(Payload("a", Frames(codes(30), request())))
     stage.abort("a")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stentor.errors import ConfigError
 from stentor.layers.context import Place
+from stentor.layers.convolution import Convolve, Filter
 from stentor.layers.device import check_float8
 from stentor.layers.kernels.eager import EagerKernels
 from stentor.layers.linear import Product
@@ -59,24 +60,9 @@ class Kernels(Protocol):
         negative ones taken as 0, plus `offsets` [num_codebooks]; [num_rows, size].
         """
 
-    def snake(
-        self,
-        x: Tensor,
-        scale: Tensor | None = None,
-        bias: Tensor | None = None,
-        lengths: Tensor | None = None,
-        window: tuple[int, int] | None = None,
-    ) -> Tensor:
-        """u + sin²(u), where u = x * scale + bias: Snake (arXiv:2006.08195), scaled by its parameter.
-
-        Args:
-            x: signals, [batch, time, channels]; used up if there is no scale.
-            scale, bias: [channels], if any.
-            lengths: integers [batch], if some of the signals end before x does.
-            window: the first of the wanted steps and their number, if not all of x; it has one at least.
-
-        Returns:
-            [batch, number, channels]: zero behind the end of a signal and beyond the edges of x.
+    def convolution(self, filter: Filter, then: Filter | None = None) -> Convolve:
+        """What `layers.convolution.convolve` does. With `then` it is a residual unit: that filter, of one
+        tap, reads what the first makes active, and the signal's `plain` is added to what it gives.
         """
 
 

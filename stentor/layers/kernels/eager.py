@@ -1,11 +1,13 @@
 """The reference of every kernel, in PyTorch's own operations: runs anywhere, and is the CPU's."""
 
-import numpy as np
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stentor.layers.context import Place
+from stentor.layers.convolution import Convolve, Filter, convolve
 from stentor.layers.linear import Product
 from stentor.layers.quantization import Scheme, make_product
 from stentor.layers.rotary import Turn, rotate
@@ -53,25 +55,11 @@ class EagerKernels:
         # The sum stays in the model's dtype, as in training: a float32 sum drifts away from it step by step.
         return F.embedding(rows.clamp(min=0) + offsets, table).sum(dim=1)
 
-    def snake(
-        self,
-        x: Tensor,
-        scale: Tensor | None = None,
-        bias: Tensor | None = None,
-        lengths: Tensor | None = None,
-        window: tuple[int, int] | None = None,
-    ) -> Tensor:
-        first, size = window or (0, x.shape[1])
-        begin = max(first, 0)
-        u = x[:, begin : first + size]
-        u = u if scale is None else u * scale
-        u = u if bias is None else u.add_(bias)
-        sines = sine(u)
-        y = u.addcmul_(sines, sines)
-        if lengths is not None:
-            places = torch.arange(begin, begin + y.shape[1], device=x.device)
-            y.masked_fill_(places[:, None] >= lengths[:, None, None], 0.0)
-        return cut(y, first - begin, size)
+    def convolution(self, filter: Filter, then: Filter | None = None) -> Convolve:
+        if then is None:
+            return partial(convolve, filter)
+        first, second = partial(convolve, filter), partial(convolve, then)
+        return lambda signal: second(first(signal._replace(plain=None))._replace(plain=signal.plain))
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
@@ -91,19 +79,3 @@ def normalised(x: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, (size,), None, eps)
     both = torch.cat((x, -x), dim=-1)
     return torch.layer_norm(both, (2 * size,), None, None, eps).narrow(-1, 0, size)
-
-
-def sine(u: Tensor) -> Tensor:
-    """sin(u); numpy's float32 sine takes 0.4 of PyTorch's time on one core (0.37 against 0.95 ns a value)."""
-    if not u.is_cpu or u.dtype != torch.float32:
-        return torch.sin(u)
-    out = torch.empty_like(u)
-    np.sin(u.numpy(), out=out.numpy())
-    return out
-
-
-def cut(x: Tensor, start: int, size: int) -> Tensor:
-    """x[:, start : start + size] of signals [batch, time, channels], with zeros beyond their edges."""
-    before, after = max(-start, 0), max(start + size - x.shape[1], 0)
-    piece = x[:, max(start, 0) : start + size]
-    return F.pad(piece, (0, 0, before, after)) if before or after else piece

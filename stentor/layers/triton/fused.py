@@ -4,7 +4,7 @@ from torch import Tensor
 
 from stentor.layers.linear import Linear, Product
 from stentor.layers.quantization import ByRows, Scheme, make_product
-from stentor.layers.triton import heads, pointwise, rows
+from stentor.layers.triton import convolution, heads, pointwise, rows
 from stentor.layers.triton.products import SkinnyProduct
 
 
@@ -15,7 +15,7 @@ class FusedKernels:
     add_rms_norm = staticmethod(rows.add_rms_norm)
     place_heads = staticmethod(heads.place_heads)
     embed_codes = staticmethod(pointwise.embed_codes)
-    snake = staticmethod(pointwise.snake)
+    convolution = staticmethod(convolution.convolution)
 
     def __init__(self, quantization: Scheme = "none", own_product_rows: int = 0) -> None:
         """Products of up to `own_product_rows` rows are our own kernel's, more are the library's."""

@@ -1,4 +1,4 @@
-"""SwiGLU's gate, the sum of a row's code embeddings and Snake: each number by itself, a tile a program."""
+"""SwiGLU's gate and the sum of a row's code embeddings: each number by itself, a tile a program."""
 
 import torch
 import triton
@@ -31,26 +31,6 @@ def embed_codes(rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
     return out
 
 
-def snake(
-    x: Tensor,
-    scale: Tensor | None = None,
-    bias: Tensor | None = None,
-    lengths: Tensor | None = None,
-    window: tuple[int, int] | None = None,
-) -> Tensor:
-    """See `Kernels.snake`; x is left as it is."""
-    batch, time, channels = x.shape
-    first, size = window or (0, time)
-    out = torch.empty((batch, size, channels), dtype=x.dtype, device=x.device)
-    columns = min(triton.next_power_of_2(channels), 128)
-    steps = 2 * _BLOCK // columns
-    _snake[(triton.cdiv(size, steps), triton.cdiv(channels, columns), batch)](
-        x, *x.stride(), scale, bias, lengths, out, first, time, size, channels, STEPS=steps, COLUMNS=columns,
-        num_warps=4,
-    )  # fmt: skip
-    return out
-
-
 @triton.jit
 def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     wait_for_previous(EARLY)
@@ -78,47 +58,3 @@ def _embed_codes(
         entry = tl.maximum(code, 0) + tl.load(offsets + codebook)
         total += tl.load(table + entry * size + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * size + column, total.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _squared_sine(u):
-    """sin²(u), to 3e-7 for |u| < 1000: a whole sine takes a card longer than to read and write the number.
-
-    Squared, it has the period pi: what is left of u in three steps (the parts of pi are Cephes'), goes into
-    SLEEF's polynomial for [-pi / 2, pi / 2].
-    """
-    turns = tl.floor(u * 0.3183098861837907 + 0.5)
-    rest = u - turns * 3.140625
-    rest -= turns * 9.6750259399414062e-4
-    rest -= turns * 1.509957990978376e-7
-    square = rest * rest
-    odd = 2.6083159809786593e-6 * square - 1.981069071916863e-4
-    odd = odd * square + 8.333078585565090e-3
-    odd = odd * square - 1.6666659712791443e-1
-    sine = odd * square * rest + rest
-    # Where float32 holds no angle any more, it is some number that a sine could be.
-    return tl.minimum(sine * sine, 1.0)
-
-
-@triton.jit(do_not_specialize=["first", "time", "size"])
-def _snake(
-    x, batch_stride, time_stride, channel_stride, scale, bias, lengths, out, first, time, size, channels,
-    STEPS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    batch = tl.program_id(2).to(tl.int64)
-    step = tl.program_id(0).to(tl.int64) * STEPS + tl.arange(0, STEPS)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    place, inside = first + step, column < channels
-    end = time
-    if lengths is not None:
-        end = tl.minimum(time, tl.load(lengths + batch))
-    known = ((place >= 0) & (place < end))[:, None] & inside[None, :]
-    here = x + batch * batch_stride + place[:, None] * time_stride + column[None, :] * channel_stride
-    u = tl.load(here, mask=known, other=0.0).to(tl.float32)
-    if scale is not None:
-        u *= tl.load(scale + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if bias is not None:
-        u += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-    value = tl.where(known, u + _squared_sine(u), 0.0).to(out.dtype.element_ty)
-    there = out + (batch * size + step[:, None]) * channels + column[None, :]
-    tl.store(there, value, mask=(step < size)[:, None] & inside[None, :])

@@ -18,7 +18,7 @@ _EDGE_KERNEL = 7
 # Shorter clips are lengthened by silence to this, as the servers do that the model is used with.
 _SHORTEST_S = 1.0
 # Signals of a block's output size that are alive at once while it is computed, at most.
-_LIVE_SIGNALS = 5
+_LIVE_SIGNALS = 6
 # Switches of HuBERT that change its graph, with the only value that is known to be used with this codec.
 _FIXED_SEMANTIC_SWITCHES = {
     "conv_bias": False,

@@ -1,26 +1,20 @@
-"""Convolutions over time, the Snake activation and the residual unit, laid out for speed on one CPU core.
+"""Convolutions over time and the residual unit, laid out for speed on one CPU core.
 
-Signals are [batch, time, channels], which oneDNN convolves without reordering. Snake(x) = x + sin²(a x) / a
-(arXiv:2006.08195, a per channel) is computed as u + sin²(u) with u = a x (`Kernels.snake`): the convolution
-before it or after it holds the factors a and 1 / a.
-
-Signals of different `lengths` (integers [batch]) may share a batch. Every Snake that stands before a look
-sideways clears what is behind a signal, so it ends as it would alone, and nothing hangs on a value.
+Signals are [batch, time, channels], which oneDNN convolves without reordering. Signals of different `lengths`
+(integers [batch]) may share a batch. Every Snake that stands before a look sideways clears what is behind a
+signal, so it ends as it would alone, and nothing hangs on a value. What a GPU does is in `gpu_decoder`.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stentor.layers.kernels import EagerKernels, Kernels
-from stentor.layers.kernels.eager import cut
 from stentor.layers.linear import Linear, packs
 from stentor.models.higgs_audio_codec.config import RESIDUAL_DILATIONS, RESIDUAL_KERNEL
+from stentor.models.higgs_audio_codec.snake import Snake, cut, snake
 
 ReadWeight = Callable[[str], Tensor]
 """Gives a parameter, float32, by its name in transformers' layout."""
@@ -30,26 +24,14 @@ _SMALLEST_TILED = 1024
 _TILE_VALUES = 1 << 17
 # The last tile is rounded up to one of this many sizes.
 _SIZES = 8
-# Snake's definition adds this to a, which only matters where a is 0.
-_SNAKE_EPSILON = 1e-9
-# cuDNN's switches are the process's: whoever changes them for a while does so alone.
-_SWITCHES = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a network runs, in which arithmetic, and who does what lies between its products."""
+    """Where a network runs, and in which arithmetic."""
 
     device: torch.device
     dtype: torch.dtype
-    kernels: Kernels = field(default_factory=EagerKernels)
-    # Whether float32 may be TensorFloat32 where a GPU multiplies.
-    rounds_float32: bool = False
-
-    @property
-    def adds_bias(self) -> bool:
-        """Do convolutions add their bias by the way, as a CPU's do; a GPU's take a pass of its own for it."""
-        return self.device.type == "cpu"
 
     def place(self, values: Tensor) -> Tensor:
         """`values` there; four-dimensional ones with the channels innermost."""
@@ -57,44 +39,16 @@ class Target:
         return values.to(self.device, self.dtype, memory_format=layout)
 
 
-@contextmanager
-def exact_convolutions(device: torch.device, rounds_float32: bool = False) -> Iterator[None]:
-    """Within it, float32 convolutions on a GPU are of one order, and float32's, not TensorFloat32's, unless
-    `rounds_float32`.
-
-    What was captured as a graph within it stays so. The switches are put back as they were.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    with _SWITCHES, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=rounds_float32):
-        yield
-
-
-class Snake:
-    """Gives `alpha` times the activation: the next convolution's weights must have gone through `unscale`."""
-
-    def __init__(self, read: ReadWeight, place: str, target: Target) -> None:
-        self.scale = target.place(read(f"{place}.alpha").double().flatten() + _SNAKE_EPSILON)
-        # As it was rounded: what is scaled by one is unscaled by the other.
-        self.alpha = self.scale.double().cpu()
-
-    def unscale(self, weight: Tensor, *, dim: int) -> Tensor:
-        """Weights, float64, for inputs `alpha` times as large; `dim` is that of the input channels."""
-        shape = [-1 if other == dim else 1 for other in range(weight.ndim)]
-        return weight.double() / self.alpha.reshape(shape)
-
-
 class Convolution:
     """An optional Snake, then y[t] = bias + sum over k of weight[:, :, k] x[stride t + dilation k - padding].
 
-    `weight` is [out, in, kernel], `bias` [out] or None; beyond its edges the signal is zero, as Snake(0) is.
+    `weight` is [out, in, kernel], `bias` [out]; beyond its edges the signal is zero, as Snake(0) is.
     """
 
     def __init__(
         self,
         weight: Tensor,
-        bias: Tensor | None,
+        bias: Tensor,
         target: Target,
         snake: Snake | None = None,
         *,
@@ -104,8 +58,8 @@ class Convolution:
     ) -> None:
         unscaled = weight if snake is None else snake.unscale(weight, dim=1)
         self.weight = target.place(unscaled.unsqueeze(2))
-        self.bias = None if bias is None else target.place(bias)
-        self._snake, self._kernels = snake, target.kernels
+        self.bias = target.place(bias)
+        self._snake = snake
         self._stride, self._padding, self._dilation = stride, padding, dilation
         self._reach = dilation * (weight.shape[-1] - 1)
 
@@ -124,7 +78,7 @@ class Convolution:
         if self._snake is None:
             inputs = cut(x, first, span)
         else:
-            inputs = self._kernels.snake(x, self._snake.scale, None, lengths, (first, span))
+            inputs = snake(x, self._snake.scale, lengths, (first, span))
         image = inputs.transpose(1, 2).unsqueeze(2)
         stride, padding, dilation = (1, self._stride), (0, 0), (1, self._dilation)
         if tuned(x) and packs(self.weight):
@@ -156,12 +110,9 @@ class UpsamplingConvolution:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int, target: Target, snake: Snake) -> None:
-        inputs, self._channels, _ = weight.shape
+        self._channels = weight.shape[1]
         self._stride, self._excess = stride, -(-stride // 2)
-        # Output sample r after input i is reached by tap r of input i and tap stride + r of input i - 1.
-        taps = torch.stack((weight[:, :, stride:], weight[:, :, :stride]), dim=-1)
-        phases = taps.permute(2, 1, 0, 3).reshape(-1, inputs, 2)
-        self._conv = Convolution(phases, bias.repeat(stride), target, snake, padding=1)
+        self._conv = Convolution(phases(weight), bias.repeat(stride), target, snake, padding=1)
 
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[batch, time, in] to [batch, stride * time, out]."""
@@ -173,29 +124,36 @@ class ResidualUnit:
     """x + conv2(snake2(conv1(snake1(x)))), as long as x; `place` is its name, `dilation` that of conv1."""
 
     def __init__(self, read: ReadWeight, place: str, dilation: int, target: Target) -> None:
-        snake2 = Snake(read, f"{place}.snake2", target)
-        bias = read(f"{place}.conv1.bias") * snake2.alpha
+        snake2 = Snake(read(f"{place}.snake2.alpha"), target.place)
         self._conv1 = Convolution(
             read(f"{place}.conv1.weight") * snake2.alpha[:, None, None],
-            bias if target.adds_bias else None,
+            read(f"{place}.conv1.bias") * snake2.alpha,
             target,
-            Snake(read, f"{place}.snake1", target),
+            Snake(read(f"{place}.snake1.alpha"), target.place),
             padding=dilation * (RESIDUAL_KERNEL // 2),
             dilation=dilation,
         )
-        self._bias = None if target.adds_bias else target.place(bias)
         weight = snake2.unscale(read(f"{place}.conv2.weight"), dim=1)
         self._conv2 = PointwiseConvolution(weight, read(f"{place}.conv2.bias"), target)
-        self._kernels = target.kernels
 
     def __call__(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[batch, time, channels] to the same shape."""
         parts = []
         for start, size in tiles(x.shape[1], x):
             inner = self._conv1.part(x, start, size, lengths)
-            change = self._conv2(self._kernels.snake(inner, bias=self._bias))[:, : x.shape[1] - start]
+            change = self._conv2(snake(inner))[:, : x.shape[1] - start]
             parts.append(change.add_(x[:, start : start + size]))
         return join(parts)
+
+
+def phases(weight: Tensor) -> Tensor:
+    """A transposed convolution [in, out, 2 * stride] as a plain one of kernel 2, [stride * out, in, 2].
+
+    Output sample r after input i is reached by tap r of input i and tap stride + r of input i - 1.
+    """
+    inputs, _, taps = weight.shape
+    both = torch.stack((weight[:, :, taps // 2 :], weight[:, :, : taps // 2]), dim=-1)
+    return both.permute(2, 1, 0, 3).reshape(-1, inputs, 2)
 
 
 def tiles(time: int, x: Tensor) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The codec's decoder: codes to waveform, with the quantizers folded into lookup tables."""
+"""The codec's decoder on a CPU: codes to waveform, with the quantizers folded into lookup tables."""
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,11 @@ from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import (
     Convolution,
     ReadWeight,
-    Snake,
     Target,
     UpsamplingConvolution,
     residual_units,
 )
+from stentor.models.higgs_audio_codec.snake import Snake
 
 
 class Decoder:
@@ -32,7 +32,7 @@ class Decoder:
             _Block(read, f"{place}.block.{number}", stride, target)
             for number, stride in enumerate(config.acoustic.upsampling_ratios)
         ]
-        snake = Snake(read, f"{place}.snake1", target)
+        snake = Snake(read(f"{place}.snake1.alpha"), target.place)
         self._conv2 = _edge(read(f"{place}.conv2.weight"), read(f"{place}.conv2.bias"), target, snake)
 
     @torch.inference_mode()
@@ -60,7 +60,7 @@ class _Block:
 
     def __init__(self, read: ReadWeight, place: str, stride: int, target: Target) -> None:
         weight, bias = read(f"{place}.conv_t1.weight"), read(f"{place}.conv_t1.bias")
-        snake = Snake(read, f"{place}.snake1", target)
+        snake = Snake(read(f"{place}.snake1.alpha"), target.place)
         self._stride = stride
         self._upsample = UpsamplingConvolution(weight, bias, stride, target, snake)
         self._units = residual_units(read, place, target)

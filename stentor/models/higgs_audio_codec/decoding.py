@@ -16,8 +16,6 @@ from torch import Tensor
 from stentor.engine.cuda_graph import Capture
 from stentor.engine.landing import download, landed, upload
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_codec.convolution import exact_convolutions
-from stentor.models.higgs_audio_codec.decoder import Decoder
 from stentor.request import Array
 
 # Frames of a window, padded: what usual chunks become with their context (see `stages.playout`), and files.
@@ -25,6 +23,9 @@ _FRAMES = (16, 24, 32, 48, 72, 144)
 
 DecodeShape = tuple[int, int]
 """Windows, and frames of each."""
+
+Decode = Callable[[Tensor, Tensor | None], Tensor]
+"""Codes and lengths to samples: see `decoder.Decoder`."""
 
 
 def decode_shapes(most_frames: int, context_frames: int) -> list[DecodeShape]:
@@ -64,18 +65,16 @@ class DecodeGraphs:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decode,
         config: CodecConfig,
         device: torch.device,
         shapes: Sequence[DecodeShape],
         capture: Capture | None,
         stream: torch.cuda.Stream | None,
-        rounds_float32: bool = False,
     ) -> None:
         self._decoder = decoder
         self._codebooks, self._frame_samples = config.num_codebooks, config.samples_per_frame
         self._device = device
-        self._rounds_float32 = rounds_float32
         self._capture = capture
         self._stream = stream
         self._rows: dict[int, list[int]] = defaultdict(list)
@@ -108,7 +107,8 @@ class DecodeGraphs:
             waveforms: list[Array] = [np.zeros(0, np.float32)] * len(windows)
             for places, samples in parts:
                 for place, row in zip(places, samples.numpy(), strict=True):
-                    waveforms[place] = row[: len(windows[place]) * self._frame_samples].copy()
+                    # It keeps the pinned memory of its batch, so whoever reads it is not to keep it.
+                    waveforms[place] = row[: len(windows[place]) * self._frame_samples]
             return waveforms
 
         return read
@@ -147,8 +147,7 @@ class DecodeGraphs:
         samples = run().clone()
 
         def again() -> None:
-            with exact_convolutions(self._device, self._rounds_float32):
-                samples.copy_(run())
+            samples.copy_(run())
 
         return again, samples
 

@@ -1,6 +1,8 @@
 """The codec's encoder: reference recordings to codes."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,13 +13,28 @@ from stentor.models.higgs_audio_codec.config import AcousticConfig, CodecConfig
 from stentor.models.higgs_audio_codec.convolution import (
     Convolution,
     ReadWeight,
-    Snake,
     Target,
-    exact_convolutions,
     residual_units,
 )
 from stentor.models.higgs_audio_codec.semantic import SemanticEncoder
+from stentor.models.higgs_audio_codec.snake import Snake
 from stentor.request import Array
+
+# cuDNN's switches are the process's: whoever changes them for a while does so alone.
+_SWITCHES = threading.RLock()
+
+
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Within it, convolutions on a GPU are of one order, and float32's, not TensorFloat32's.
+
+    The switches are put back as they were.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with _SWITCHES, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
 
 
 class CodecEncoder:
@@ -71,7 +88,7 @@ class _AcousticEncoder:
             _Block(read, f"{place}.block.{number}", stride, target)
             for number, stride in enumerate(config.downsampling_ratios)
         ]
-        weight, snake = read(f"{place}.conv2.weight"), Snake(read, f"{place}.snake1", target)
+        weight, snake = read(f"{place}.conv2.weight"), Snake(read(f"{place}.snake1.alpha"), target.place)
         bias = read(f"{place}.conv2.bias")
         self._conv2 = Convolution(weight, bias, target, snake, padding=weight.shape[-1] // 2)
 
@@ -89,7 +106,7 @@ class _Block:
     def __init__(self, read: ReadWeight, place: str, stride: int, target: Target) -> None:
         self._units = residual_units(read, place, target)
         weight, bias = read(f"{place}.conv1.weight"), read(f"{place}.conv1.bias")
-        snake = Snake(read, f"{place}.snake1", target)
+        snake = Snake(read(f"{place}.snake1.alpha"), target.place)
         self._downsample = Convolution(weight, bias, target, snake, stride=stride, padding=-(-stride // 2))
 
     def __call__(self, x: Tensor) -> Tensor:

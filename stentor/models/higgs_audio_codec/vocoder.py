@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 from stentor.errors import ConfigError
+from stentor.layers.kernels import Kernels
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_codec.convolution import ReadWeight, Target, exact_convolutions
+from stentor.models.higgs_audio_codec.convolution import ReadWeight, Target
 from stentor.models.higgs_audio_codec.decoder import Decoder
-from stentor.models.higgs_audio_codec.decoding import DecodeGraphs, batches, decode_shapes
+from stentor.models.higgs_audio_codec.decoding import Decode, DecodeGraphs, batches, decode_shapes
+from stentor.models.higgs_audio_codec.gpu_decoder import DTYPES, GpuDecoder
 from stentor.request import Array
 
 # Of shorter signals some convolutions are computed in another order: these are padded to as much.
@@ -18,15 +20,37 @@ _SHORTEST_FRAMES = 4
 _CPU_BATCH_FRAMES = 120
 
 
+def make_decoder(
+    read: ReadWeight, config: CodecConfig, device: torch.device, arithmetic: str, kernels: Kernels
+) -> Decode:
+    """The decoder for this device, in one of the arithmetics of `--vocoder-dtype`.
+
+    Raises:
+        ConfigError: the device has no such arithmetic.
+    """
+    if device.type == "cuda":
+        return GpuDecoder(read, config, device, arithmetic, kernels)
+    if arithmetic == "float16":
+        raise ConfigError(f"--vocoder-dtype float16 needs a GPU, the device is {device.type}: use float32")
+    return Decoder(read, config, Target(device, DTYPES[arithmetic]))
+
+
 class CodecVocoder:
     """Decodes each window as if nothing stood beyond its edges (see `stages.vocode.Vocoder`).
 
-    In float32, decoding a stream by windows with `context_frames` frames on either side gives the samples of
-    decoding it whole, to the rounding of one float32 sum; where oneDNN computes (a CPU), bit for bit.
+    Decoding a stream by windows with `context_frames` frames on either side gives the samples of decoding it
+    whole, bit for bit: in float32 on a CPU, where oneDNN computes; on a GPU with Triton's kernels in every
+    arithmetic.
     """
 
     def __init__(
-        self, read: ReadWeight, config: CodecConfig, target: Target, most_frames: int, *, graphs: bool = True
+        self,
+        decoder: Decode,
+        config: CodecConfig,
+        device: torch.device,
+        most_frames: int,
+        *,
+        graphs: bool = True,
     ) -> None:
         """`most_frames` are decoded at once, at most; on a GPU, `graphs` captures all that may be.
 
@@ -39,11 +63,11 @@ class CodecVocoder:
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
         self.longest_window: int | None = None
-        self.overlaps = target.device.type == "cuda"
-        self._decoder = Decoder(read, config, target)
+        self.overlaps = device.type == "cuda"
+        self._decoder = decoder
         self._graphs: DecodeGraphs | None = None
         if self.overlaps:
-            self._graphs = self._on_gpu(config, target, most_frames, graphs)
+            self._graphs = self._on_gpu(config, device, most_frames, graphs)
             self.longest_window = self._graphs.longest
         # The first decode of a process takes several times as long: let no listener wait for it.
         self.decode([np.zeros((self.context_frames + 2, self.num_codebooks), np.uint16)])
@@ -76,25 +100,25 @@ class CodecVocoder:
                 waveforms[place] = waveform[: frames * self.samples_per_frame]
         return waveforms
 
-    def _on_gpu(self, config: CodecConfig, target: Target, most_frames: int, graphs: bool) -> DecodeGraphs:
+    def _on_gpu(
+        self, config: CodecConfig, device: torch.device, most_frames: int, graphs: bool
+    ) -> DecodeGraphs:
         # Loaded here: it brings the engine's side of a GPU along.
         from stentor.engine.cuda_graph import capture_on, own_stream
         from stentor.engine.memory import free_bytes, report_part
 
-        stream = own_stream(target.device)
+        stream = own_stream(device)
         shapes = decode_shapes(most_frames, config.context_frames)
         capture = capture_on(stream) if graphs else None
-        rounds = target.rounds_float32
-        made = DecodeGraphs(self._decoder, config, target.device, shapes, capture, stream, rounds)
-        before_bytes = free_bytes(target.device)
+        made = DecodeGraphs(self._decoder, config, device, shapes, capture, stream)
+        before_bytes = free_bytes(device)
         try:
-            with exact_convolutions(target.device, rounds):
-                made.warm_up()
+            made.warm_up()
         except torch.OutOfMemoryError:
             raise ConfigError(
-                f"beside what is there, {target.device} has no memory for a vocoder round of {most_frames} "
+                f"beside what is there, {device} has no memory for a vocoder round of {most_frames} "
                 f"frames ({before_bytes} bytes are free): lower --max-batch-frames"
             ) from None
-        used_bytes = before_bytes - free_bytes(target.device)
-        report_part(f"vocoder: {len(made)} graphs with their buffers", used_bytes, target.device)
+        used_bytes = before_bytes - free_bytes(device)
+        report_part(f"vocoder: {len(made)} graphs with their buffers", used_bytes, device)
         return made

@@ -138,23 +138,19 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
 
 def build_vocode(checkpoint: Path, config: Config) -> Stage:
     """The stage that turns codes into sound."""
-    import torch
-
     from stentor.engine.compilations import keep_in
 
     keep_in(config.model.cache_folder)
     from stentor.layers.kernels import choose_kernels
-    from stentor.models.higgs_audio_codec.convolution import Target
-    from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
+    from stentor.models.higgs_audio_codec.vocoder import CodecVocoder, make_decoder
     from stentor.stages.vocode import VocodeStage
 
     device, _ = _arithmetic(config)
     read, codec = _codec(checkpoint, config)
     kernels = choose_kernels(config.engine.kernels, device)
-    dtype = torch.bfloat16 if config.vocoder.dtype == "bfloat16" else torch.float32
-    target = Target(device, dtype, kernels, rounds_float32=config.vocoder.dtype == "tfloat32")
+    decoder = make_decoder(read, codec, device, config.vocoder.dtype, kernels)
     most_frames, graphs = config.vocoder.max_batch_frames, config.engine.cuda_graphs
-    return VocodeStage(CodecVocoder(read, codec, target, most_frames, graphs=graphs), config.vocoder)
+    return VocodeStage(CodecVocoder(decoder, codec, device, most_frames, graphs=graphs), config.vocoder)
 
 
 def _shares_process(config: Config) -> bool:
@@ -171,9 +167,11 @@ def _vocoder_bytes(checkpoint: Path, config: Config) -> int:
     codec = read_codec_config(checkpoint, V3Config.read(checkpoint))
     shapes, _ = expected_shapes(codec, frozenset())
     numbers = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("acoustic_decoder"))
-    number_bytes = 2 if config.vocoder.dtype == "bfloat16" else 4
+    number_bytes = 2 if config.vocoder.dtype in ("bfloat16", "float16") else 4
+    # The weights of exact float32 are kept in two parts.
+    weight_bytes = 8 if config.vocoder.dtype == "float32" else number_bytes
     frames = max(config.vocoder.max_batch_frames, 2 * codec.context_frames)
-    return numbers * number_bytes + codec.decoding_bytes(frames, number_bytes)
+    return numbers * weight_bytes + codec.decoding_bytes(frames, number_bytes)
 
 
 def _arithmetic(config: Config) -> "tuple[torch.device, torch.dtype]":

@@ -11,6 +11,7 @@ import tests.layers.triton.interpreted  # noqa: F401 (skips where Triton is not 
 
 ROOT = Path(__file__).parents[3]
 LAUNCHED = {
+    "_convolve",
     "_decode_split",
     "_embed_codes",
     "_norm",
@@ -20,7 +21,6 @@ LAUNCHED = {
     "_sample",
     "_silu_mul",
     "_skinny_product",
-    "_snake",
 }
 
 

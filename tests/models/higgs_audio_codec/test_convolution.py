@@ -9,11 +9,11 @@ from stentor.models.higgs_audio_codec.convolution import (
     Convolution,
     PointwiseConvolution,
     ResidualUnit,
-    Snake,
     Target,
     UpsamplingConvolution,
     tiles,
 )
+from stentor.models.higgs_audio_codec.snake import Snake
 
 FLOAT32 = Target(torch.device("cpu"), torch.float32)
 # One tile; several of them, the last one cut; and the largest that is not cut.
@@ -48,24 +48,16 @@ def test_tiles_change_nothing(time: int, stride: int, padding: int, dilation: in
 @pytest.mark.parametrize("time", TIMES)
 def test_snake_folds_into_the_convolution_after_it(time: int) -> None:
     alpha, weight, bias, x = random(1, 16, 1).abs() + 0.1, random(4, 16, 7) / 10, random(4), signal(16, time)
-    snake = Snake({"place.alpha": alpha}.__getitem__, "place", FLOAT32)
+    snake = Snake(alpha, FLOAT32.place)
     convolve = Convolution(weight, bias, FLOAT32, snake, padding=3)
     same(convolve(x), F.conv1d(snake_by_definition(x.transpose(1, 2), alpha), weight, bias, padding=3))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_are_unscaled_by_the_factor_that_scales_in_its_own_rounding(dtype: torch.dtype) -> None:
-    target = Target(torch.device("cpu"), dtype)
-    snake = Snake({"place.alpha": random(1, 64, 1).exp()}.__getitem__, "place", target)
-    whole = snake.unscale(snake.scale.double().reshape(1, 64, 1), dim=1)
-    assert torch.equal(whole, torch.ones(1, 64, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("time", [1, 2, 5, 64, 65, 2000])
 @pytest.mark.parametrize("stride", [2, 3, 4, 5, 8])
 def test_upsampling_is_a_transposed_convolution(stride: int, time: int) -> None:
     alpha, weight, bias, x = torch.ones(1, 16, 1), random(16, 8, 2 * stride) / 8, random(8), signal(16, time)
-    snake = Snake({"place.alpha": alpha}.__getitem__, "place", FLOAT32)
+    snake = Snake(alpha, FLOAT32.place)
     upsample = UpsamplingConvolution(weight, bias, stride, FLOAT32, snake)
     activated = snake_by_definition(x.transpose(1, 2), alpha)
     expected = F.conv_transpose1d(activated, weight, bias, stride, math.ceil(stride / 2), stride % 2)

@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stentor.config import VocoderConfig
-from stentor.layers.kernels import eager
-from stentor.models.higgs_audio_codec import convolution
+from stentor.layers.kernels import EagerKernels
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_codec.convolution import Target, exact_convolutions
+from stentor.models.higgs_audio_codec.convolution import Target
 from stentor.models.higgs_audio_codec.decoder import Decoder
 from stentor.models.higgs_audio_codec.decoding import DecodeGraphs, decode_shapes
+from stentor.models.higgs_audio_codec.gpu_decoder import GpuDecoder
 from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
 from stentor.models.higgs_audio_codec.weights import CodecWeights
 from stentor.request import Array, Audio, Frames, SpeechRequest
@@ -39,10 +39,10 @@ def decoder(tiny: CodecConfig, parameters: Tensors) -> Decoder:
 
 
 @pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operations of a GPU: nothing is NumPy's, nothing is cut into tiles."""
-    monkeypatch.setattr(convolution, "tuned", lambda x: False)
-    monkeypatch.setattr(eager, "sine", torch.sin)
+def on_gpu(tiny: CodecConfig, parameters: Tensors) -> GpuDecoder:
+    """A GPU's operations, done by PyTorch on a CPU."""
+    read = CodecWeights(MemoryWeights(parameters), tiny)
+    return GpuDecoder(read, tiny, CPU, "float32", EagerKernels())
 
 
 def windows(*frames: int) -> list[Array]:
@@ -75,12 +75,11 @@ def test_a_window_ends_where_it_ends_whatever_stands_behind_it(decoder: Decoder)
     assert not torch.equal(decoder(codes.long())[0, : 10 * 960], ended[0, : 10 * 960])
 
 
-@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("frames", MIXED)
 def test_replayed_rounds_give_the_samples_of_each_window_alone(
-    frames: tuple[int, ...], decoder: Decoder, tiny: CodecConfig
+    frames: tuple[int, ...], on_gpu: GpuDecoder, decoder: Decoder, tiny: CodecConfig
 ) -> None:
-    graphs = DecodeGraphs(decoder, tiny, CPU, SHAPES, capture_beside(), None)
+    graphs = DecodeGraphs(on_gpu, tiny, CPU, SHAPES, capture_beside(), None)
     graphs.warm_up()
     assert len(graphs) == len(SHAPES)
     for wanted in (windows(*frames), windows(*reversed(frames))):
@@ -92,13 +91,12 @@ def test_replayed_rounds_give_the_samples_of_each_window_alone(
     assert len(graphs) == len(SHAPES)
 
 
-@pytest.mark.usefixtures("plain")
-def test_two_rounds_of_one_shape_are_the_same_operations_and_look_at_no_value(decoder: Decoder) -> None:
+def test_two_rounds_of_one_shape_are_the_same_operations_and_look_at_no_value(on_gpu: GpuDecoder) -> None:
     seen = []
     for seed, lengths in ((1, [24, 3]), (2, [11, 0])):
         codes = torch.from_numpy(np.stack([random_codes(24, tiny_config(), seed + row) for row in (0, 9)]))
         with torch.inference_mode(), Recorder() as recorder:
-            decoder(codes.to(torch.int16), torch.tensor(lengths, dtype=torch.int16))
+            on_gpu(codes.to(torch.int16), torch.tensor(lengths, dtype=torch.int16))
         seen.append(recorder.seen)
     assert seen[0] == seen[1]
     assert len(seen[0]) > 50
@@ -131,8 +129,8 @@ def test_streams_that_share_padded_rounds_sound_as_each_decoded_whole(
 
 def on_padded_rounds(config: CodecConfig, parameters: Tensors) -> CodecVocoder:
     """A vocoder on a CPU that decodes as on a GPU: padded, the next round begun before the last is read."""
-    weights, target = CodecWeights(MemoryWeights(parameters), config), Target(CPU, torch.float32)
-    vocoder = CodecVocoder(weights, config, target, most_frames=100)
+    decoder = Decoder(CodecWeights(MemoryWeights(parameters), config), config, Target(CPU, torch.float32))
+    vocoder = CodecVocoder(decoder, config, CPU, most_frames=100)
     shapes = decode_shapes(100, config.context_frames)
     vocoder._graphs = DecodeGraphs(vocoder._decoder, config, CPU, shapes, None, None)
     vocoder.overlaps, vocoder.longest_window = True, vocoder._graphs.longest
@@ -153,22 +151,7 @@ def test_the_default_round_is_captured_in_less_than_thirty_graphs() -> None:
     assert len(decode_shapes(600, 10)) < 30
 
 
-def test_exact_convolutions_put_the_switches_back() -> None:
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
-    with exact_convolutions(torch.device("cuda")):
-        assert not torch.backends.cudnn.allow_tf32
-        assert torch.backends.cudnn.deterministic
-        assert torch.backends.cudnn.enabled
-    with exact_convolutions(torch.device("cuda"), rounds_float32=True):
-        assert torch.backends.cudnn.allow_tf32
-        assert torch.backends.cudnn.deterministic
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
-    with exact_convolutions(CPU):
-        assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
-
-
-@pytest.mark.usefixtures("plain")
-def test_the_declared_memory_holds_what_decoding_takes(decoder: Decoder, tiny: CodecConfig) -> None:
+def test_the_declared_memory_holds_what_decoding_takes(on_gpu: GpuDecoder, tiny: CodecConfig) -> None:
     class Meter(TorchDispatchMode):
         """The bytes of all results that are alive at once, at most."""
 
@@ -191,5 +174,5 @@ def test_the_declared_memory_holds_what_decoding_takes(decoder: Decoder, tiny: C
             return out
 
     with Meter() as meter:
-        decoder(torch.zeros((3, 48, 8), dtype=torch.int64), torch.tensor([48, 20, 3]))
+        on_gpu(torch.zeros((3, 48, 8), dtype=torch.int64), torch.tensor([48, 20, 3]))
     assert 0 < meter.most_bytes <= tiny.decoding_bytes(3 * 48, 4)

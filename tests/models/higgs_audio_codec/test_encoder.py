@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_codec.encoder import CodecEncoder
+from stentor.models.higgs_audio_codec.encoder import CodecEncoder, exact_convolutions
 from stentor.models.higgs_audio_codec.weights import CodecWeights
 from stentor.request import Array
 from tests.models.higgs_audio_codec.reference import (
@@ -89,3 +89,14 @@ def test_transformers_is_not_imported_before_a_reference_comes() -> None:
         "sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_exact_convolutions_put_the_switches_back() -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    with exact_convolutions(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.deterministic
+        assert torch.backends.cudnn.enabled
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+    with exact_convolutions(CPU):
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before

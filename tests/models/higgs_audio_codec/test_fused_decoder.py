@@ -1,52 +1,95 @@
-"""With a GPU's kernels and a GPU's order of work the decoder gives the reference's samples, ends included."""
+"""With a GPU's kernels the decoder gives the reference's samples, ends included, a window its own bits."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from stentor.models.higgs_audio_codec import convolution
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import Target
 from stentor.models.higgs_audio_codec.decoder import Decoder
+from stentor.models.higgs_audio_codec.gpu_decoder import GpuDecoder
 from stentor.models.higgs_audio_codec.weights import CodecWeights
 from tests.layers.triton.interpreted import DEVICE
 from tests.layers.triton.test_fused import Launches
-from tests.models.higgs_audio_codec.reference import MemoryWeights, Tensors, random_codes, tiny_config
+from tests.models.higgs_audio_codec.conftest import read_config
+from tests.models.higgs_audio_codec.reference import (
+    MemoryWeights,
+    random_codes,
+    random_parameters,
+    tiny_config,
+)
 
 fused = pytest.importorskip("stentor.layers.triton.fused")
+# The interpreter does not multiply bfloat16.
+BOUNDS = {
+    "float32": 1e-5,
+    "tfloat32": 5e-3,
+    "float16": 1e-2,
+    **({} if DEVICE == "cpu" else {"bfloat16": 8e-2}),
+}
+# Short frames: the interpreter takes its time over every step.
+RATIOS = (5, 3)
+FRAME = 15
+DESCRIPTION = tiny_config(RATIOS, decoder_hidden_size=64)
 
 
-@pytest.fixture
-def decoder(tiny: CodecConfig, parameters: Tensors, monkeypatch: pytest.MonkeyPatch) -> Decoder:
-    monkeypatch.setattr(Target, "adds_bias", False)
-    monkeypatch.setattr(convolution, "tuned", lambda x: False)
-    target = Target(torch.device(DEVICE), torch.float32, fused.FusedKernels())
-    return Decoder(CodecWeights(MemoryWeights(parameters), tiny), tiny, target)
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> CodecConfig:
+    folder: Path = tmp_path_factory.mktemp("short")
+    return read_config(folder, {**DESCRIPTION, "semantic_sample_rate": 24000, "downsample_factor": 1})
 
 
+@pytest.fixture(scope="module")
+def read(config: CodecConfig) -> CodecWeights:
+    return CodecWeights(MemoryWeights(random_parameters(DESCRIPTION, seed=3)), config)
+
+
+def make(read: CodecWeights, config: CodecConfig, arithmetic: str) -> GpuDecoder:
+    return GpuDecoder(read, config, torch.device(DEVICE), arithmetic, fused.FusedKernels())
+
+
+def codes_of(frames: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(random_codes(frames, DESCRIPTION, seed)).long()
+
+
+@pytest.mark.parametrize("arithmetic", BOUNDS)
 def test_padded_windows_are_those_that_the_reference_decodes_alone(
-    decoder: Decoder, tiny: CodecConfig, parameters: Tensors, monkeypatch: pytest.MonkeyPatch
+    read: CodecWeights, config: CodecConfig, arithmetic: str
 ) -> None:
-    lengths = (6, 2, 5)
-    codes = torch.stack([torch.from_numpy(random_codes(6, tiny_config(), seed)).long() for seed in range(3)])
-    found = decoder(codes, torch.tensor(lengths, dtype=torch.int16, device=DEVICE)).cpu()
-    monkeypatch.undo()
-    read = CodecWeights(MemoryWeights(parameters), tiny)
-    plain = Decoder(read, tiny, Target(torch.device("cpu"), torch.float32))
+    lengths = (20, 2, 15)
+    codes = torch.stack([codes_of(20, seed) for seed in range(3)])
+    decode = make(read, config, arithmetic)
+    found = decode(codes, torch.tensor(lengths, dtype=torch.int16, device=DEVICE)).cpu()
+    plain = Decoder(read, config, Target(torch.device("cpu"), torch.float32))
     for row, length in enumerate(lengths):
         expected = plain(codes[row : row + 1, :length])[0]
         assert expected.std() > 0.03
-        torch.testing.assert_close(found[row, : length * 960], expected, rtol=0, atol=1e-5)
+        assert (found[row, : length * FRAME] - expected).norm() <= BOUNDS[arithmetic] * expected.norm()
+        alone = decode(codes[row : row + 1, :length]).cpu()[0]
+        assert torch.equal(found[row, : length * FRAME], alone)
+
+
+@pytest.mark.parametrize("arithmetic", BOUNDS)
+def test_streaming_equals_offline_to_the_bit(
+    read: CodecWeights, config: CodecConfig, arithmetic: str
+) -> None:
+    decode, context, codes = make(read, config, arithmetic), config.context_frames, codes_of(60)
+    whole = decode(codes[None])[0]
+    for first, last in ((0, 3), (3, 33), (33, 60)):
+        start = max(0, first - context)
+        window = decode(codes[None, start : last + context])[0, FRAME * (first - start) :]
+        assert torch.equal(window[: FRAME * (last - first)], whole[FRAME * first : FRAME * last])
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter counts")
-def test_a_residual_unit_takes_five_launches_and_a_decode_a_hundred(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+def test_a_unit_of_few_channels_takes_one_launch_and_so_does_each_convolution(
+    read: CodecWeights, config: CodecConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, lengths = torch.randn(2, 50, decoder._blocks[-1]._upsample._channels), torch.tensor([50, 7])
-    with monkeypatch.context() as patch, torch.inference_mode(), Launches(patch) as of_a_unit:
-        decoder._blocks[-1]._units[1](x, lengths)
-    assert of_a_unit.count == 5
-    codes, lengths = torch.zeros((2, 4, 8), dtype=torch.int64), torch.tensor([4, 2])
+    decode = make(read, config, "float32")
+    codes, lengths = torch.zeros((2, 4, 8), dtype=torch.int16), torch.tensor([4, 2], dtype=torch.int16)
+    decode(codes, lengths)
     with monkeypatch.context() as patch, Launches(patch) as of_all:
-        decoder(codes, lengths)
-    assert of_all.count <= 100
+        decode(codes, lengths)
+    # The sum of the codes, two edges, and an upsampling and three units for each stride.
+    assert of_all.count == 3 + 4 * len(RATIOS)

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stentor.config import VocoderConfig
+from stentor.errors import ConfigError
+from stentor.layers.kernels import EagerKernels
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_codec.convolution import Target
-from stentor.models.higgs_audio_codec.vocoder import CodecVocoder
+from stentor.models.higgs_audio_codec.decoder import Decoder
+from stentor.models.higgs_audio_codec.vocoder import CodecVocoder, make_decoder
 from stentor.models.higgs_audio_codec.weights import CodecWeights
 from stentor.request import Array, Audio, Frames, SpeechRequest
 from stentor.stages.base import Payload
@@ -21,8 +23,22 @@ FRAMES = 60
 
 @pytest.fixture(scope="module")
 def vocoder(tiny: CodecConfig, parameters: Tensors) -> CodecVocoder:
-    target = Target(torch.device("cpu"), torch.float32)
-    return CodecVocoder(CodecWeights(MemoryWeights(parameters), tiny), tiny, target, most_frames=600)
+    read, device = CodecWeights(MemoryWeights(parameters), tiny), torch.device("cpu")
+    decoder = make_decoder(read, tiny, device, "float32", EagerKernels())
+    return CodecVocoder(decoder, tiny, device, most_frames=600)
+
+
+def test_a_cpu_decodes_in_the_arithmetics_that_it_has(tiny: CodecConfig, parameters: Tensors) -> None:
+    read, device = CodecWeights(MemoryWeights(parameters), tiny), torch.device("cpu")
+    codes = torch.from_numpy(random_codes(5, tiny_config()).astype(np.int64))[None]
+    exact = make_decoder(read, tiny, device, "float32", EagerKernels())
+    same = make_decoder(read, tiny, device, "tfloat32", EagerKernels())
+    rough = make_decoder(read, tiny, device, "bfloat16", EagerKernels())
+    assert isinstance(exact, Decoder)
+    assert torch.equal(same(codes, None), exact(codes, None))
+    assert not torch.equal(rough(codes, None), exact(codes, None))
+    with pytest.raises(ConfigError, match="float16 needs a GPU"):
+        make_decoder(read, tiny, device, "float16", EagerKernels())
 
 
 def pcm16(waveform: Array) -> Array:
