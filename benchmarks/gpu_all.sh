@@ -97,7 +97,7 @@ script profile 90 kernel_profile.py --real-shape --batch 1,64
 checks kernel-tests 150 tests/layers/triton tests/layers/attention tests/layers/kernels --deselect tests/layers/triton/test_compiled.py
 script kernels 200 gpu_kernels.py
 # What would be faster? The tiles that were found are used by what comes behind them.
-script tiles 150 tile_sweep.py --seconds 60 --jobs 12 --write
+script tiles 150 tile_sweep.py --seconds 80 --jobs 12 --write
 script roofline-library 120 roofline.py --real-shape --batch 1,2,4,8,16 --own-product-rows 0
 script latency-beside-off 150 latency.py --real-shape --concurrency 64 --requests 3 --beside-engine off
 script throughput-engine 200 throughput.py --real-shape --only engine --concurrency 1,16,64,256 --requests 2

@@ -18,7 +18,8 @@ from stentor.layers.attention import AttentionBackend, SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, PrefillSpan
 from stentor.layers.convolution import Filter, Signal
 from stentor.layers.kernels import EagerKernels
-from stentor.layers.kernels.eager import silu_mul
+from stentor.layers.kernels.eager import rms_norm, silu_mul
+from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.triton import convolution, heads, pointwise, products
 from stentor.layers.triton import rows as row_kernels
@@ -62,12 +63,12 @@ def size_of(*tensors: Tensor) -> int:
 
 def small_cases(rows: int, device: str) -> Iterator[Case]:
     """What lies between the products, for `rows` rows."""
-    x, delta, weight = randn(device, rows, HIDDEN), randn(device, rows, HIDDEN), randn(device, HIDDEN)
+    x, weight = randn(device, rows, HIDDEN), randn(device, HIDDEN)
     yield Case(
-        f"add+norm {rows}",
-        lambda: row_kernels.add_rms_norm(x, delta, weight, 1e-6)[1],
-        lambda: EAGER.add_rms_norm(x, delta, weight, 1e-6)[1],
-        4 * size_of(x),
+        f"norm {rows}",
+        lambda: row_kernels.rms_norm(x, weight, 1e-6),
+        lambda: rms_norm(x, weight, 1e-6),
+        2 * size_of(x),
     )
     gate_up = randn(device, rows, 2 * INNER, scale=2.0)
     yield Case(
@@ -98,7 +99,7 @@ def _heads_case(rows: int, device: str) -> Case:
 
     # A copy each time, because the heads are turned in place; its time is in both.
     def both(place_heads: Callable[..., Tensor]) -> Tensor:
-        queries = place_heads(qkv.clone(), weight, 1e-6, turn, place)
+        queries = place_heads(qkv.clone(), Norm(weight, 1e-6), turn, place)
         return torch.cat((queries, cache.flatten(0, 1)[place.slots]), dim=1)
 
     return Case(

@@ -101,11 +101,11 @@ class VocoderConfig:
     max_batch_frames: int = setting(
         600, "Frames that one vocoder round decodes over all streams, at most.", minimum=1
     )
-    dtype: Literal["float32", "tfloat32", "bfloat16", "float16"] = setting(
-        "float32",
-        "Arithmetic of the vocoder. On a GPU each streams the very samples of a whole decode, and "
-        "'tfloat32' is float32 rounded to 10 bits where it is multiplied; on a CPU that is float32 itself, "
-        "only float32 is so exact, and there is no 'float16'.",
+    dtype: Literal["auto", "float32", "tfloat32", "bfloat16", "float16"] = setting(
+        "auto",
+        "Arithmetic of the vocoder. On a GPU each streams the very samples of a whole decode, and 'auto' is "
+        "'tfloat32', float32 rounded to 10 bits where it is multiplied, as PyTorch's convolutions are there. "
+        "On a CPU 'auto' is float32; only that is exact there, and there is no 'float16'.",
     )
     beside_engine: Literal["auto", "on", "off"] = setting(
         "auto",

@@ -57,7 +57,7 @@ class SpeechLM(Protocol):
         """Embed rows of codes, int64 [num_rows, num_codebooks], as [num_rows, hidden_size]."""
 
     def forward(self, hidden: Tensor, batch: Batch, cache: Tensor, attention: AttentionBackend) -> Tensor:
-        """Backbone and final norm, [num_tokens, hidden_size] to the same; fills the cache's slots."""
+        """The backbone, [num_tokens, hidden_size] to the same; fills the cache's slots."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of codes, [num_rows, hidden_size] to [num_rows, num_codebooks, codebook_size]."""
+        """Final norm, and scores of codes [num_rows, num_codebooks, codebook_size]."""

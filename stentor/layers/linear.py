@@ -1,6 +1,7 @@
 """Products with a weight matrix whose rows do not feel each other: alone or in company, the same bits."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,16 @@ from torch import Tensor
 
 # [num_rows, in_features] to [num_rows, out_features], whatever the weight is kept in.
 Product = Callable[[Tensor], Tensor]
+# The same, added to what is given beside it, [num_rows, out_features], which is used up.
+Added = Callable[[Tensor, Tensor], Tensor]
+
+
+class Norm(NamedTuple):
+    """An RMSNorm: its weight [size], and what is added to the mean of squares."""
+
+    weight: Tensor
+    eps: float
+
 
 # oneDNN packs a weight for about this many rows; any number may come.
 _EXPECTED_ROWS = 16
@@ -39,6 +50,12 @@ class Linear:
         if missing and x.device.type == "cpu":
             return F.linear(F.pad(x, (0, 0, 0, missing)), self._weight, self._bias)[: len(x)]
         return F.linear(x, self._weight, self._bias)
+
+    def added(self, x: Tensor, plus: Tensor) -> Tensor:
+        """The product plus `plus` [num_rows, out_features], which is used up; on a GPU in one pass."""
+        if x.device.type == "cpu" or self._bias is not None:
+            return plus.add_(self(x))
+        return plus.addmm_(x, self._weight.t())
 
     def _packed_product(self, x: Tensor) -> Tensor:
         pointwise = torch.ops.mkldnn._linear_pointwise.default

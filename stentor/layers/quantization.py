@@ -22,8 +22,6 @@ Scheme = Literal["none", "int8", "fp8", "int4"]
 INT4_GROUP = 128
 _FLOAT8 = torch.float8_e4m3fn
 _LARGEST = {"int8": 127.0, "fp8": torch.finfo(_FLOAT8).max, "int4": 7.0}
-# Up to this many rows reading the weight is all that counts; more are multiplied in float8.
-_MOST_ROWS_BY_WEIGHT = 16
 
 
 @dataclass(frozen=True)
@@ -89,33 +87,17 @@ def restore(weight: Quantized, dtype: torch.dtype) -> Tensor:
     return (values.view(rows, groups, -1).float() * weight.scale[..., None]).view(rows, -1).to(dtype)
 
 
-def make_product(weight: Tensor, scheme: Scheme, then: Product | None = None) -> Product:
-    """The product with a weight [out_features, in_features] that is kept as `scheme` says; on a GPU followed
-    by `then`, SwiGLU, which goes into the product of few rows.
+def make_product(weight: Tensor, scheme: Scheme) -> Product:
+    """The product with a weight [out_features, in_features], whole anywhere, else kept as a CPU can.
 
     Raises:
-        ConfigError: this device or this model cannot have it.
+        ConfigError: a CPU does not have such weights.
     """
     if scheme == "none":
-        return _followed(Linear(weight), then)
-    if weight.device.type == "cpu":
-        if scheme != "int8":
-            raise ConfigError(f"--quantization {scheme} needs a GPU; a CPU has 'int8'")
-        return Int8OnCpu(quantize(weight, scheme), weight.dtype)
-    from stentor.layers.triton.products import MOST_ROWS, SkinnyProduct
-
-    kept = quantize(weight, scheme)
-    scale = kept.scale if scheme == "int4" else kept.scale[:, 0]
-    few = SkinnyProduct(kept.values, scale, gated=then is not None)
-    if scheme == "fp8":
-        from stentor.layers.triton.rows import round_rows
-
-        return ByRows(_MOST_ROWS_BY_WEIGHT, few, _followed(Float8Product(kept, round_rows), then))
-    return ByRows(MOST_ROWS, few, _followed(Restored(kept), then))
-
-
-def _followed(product: Product, then: Product | None) -> Product:
-    return product if then is None else lambda x: then(product(x))
+        return Linear(weight)
+    if scheme != "int8":
+        raise ConfigError(f"--quantization {scheme} needs a GPU; a CPU has 'int8'")
+    return Int8OnCpu(quantize(weight, scheme), weight.dtype)
 
 
 class Int8OnCpu:
@@ -128,17 +110,6 @@ class Int8OnCpu:
     def __call__(self, x: Tensor) -> Tensor:
         """[num_rows, in_features] to [num_rows, out_features]."""
         return torch._weight_int8pack_mm(x, self._values, self._scale)
-
-
-class ByRows:
-    """One product for up to so many rows, another for more."""
-
-    def __init__(self, most_rows: int, few: Product, many: Product) -> None:
-        self._most_rows, self._few, self._many = most_rows, few, many
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_rows, in_features] to [num_rows, out_features]."""
-        return self._few(x) if len(x) <= self._most_rows else self._many(x)
 
 
 class Restored:

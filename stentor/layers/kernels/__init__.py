@@ -11,7 +11,7 @@ from stentor.layers.context import Place
 from stentor.layers.convolution import Convolve, Filter
 from stentor.layers.device import check_float8
 from stentor.layers.kernels.eager import EagerKernels
-from stentor.layers.linear import Product
+from stentor.layers.linear import Added, Norm, Product
 from stentor.layers.quantization import Scheme
 from stentor.layers.rotary import Turn
 
@@ -24,30 +24,28 @@ class Kernels(Protocol):
     A model is handed one of these when it is built; `EagerKernels` is the reference.
     """
 
-    def linear(self, weight: Tensor) -> Product:
-        """The product with `weight` [out_features, in_features]."""
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x [num_tokens, size] / sqrt(mean(x^2) + eps) * weight [size] (arXiv:1910.07467)."""
-
-    def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """`x + delta`, and the RMSNorm of that."""
-
-    def head(self, weight: Tensor) -> Product:
-        """The product that scores codes: it decides, so it is kept in 8 bits at the least, on a GPU whole."""
-
-    def gated(self, weight: Tensor) -> Product:
-        """The product with `weight` [2 * size, in_features] and SwiGLU of it, [num_rows, size]: silu of the
-        first half of each row times the second (arXiv:2002.05202).
+    def linear(self, weight: Tensor, norm: Norm | None = None) -> Product:
+        """The product with `weight` [out_features, in_features]; with a `norm`, of x's RMSNorm:
+        x [num_tokens, size] / sqrt(mean(x^2) + eps) * norm.weight [size] (arXiv:1910.07467).
         """
 
-    def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
+    def residual(self, weight: Tensor) -> Added:
+        """The product with `weight`, added to what is given beside x, which is used up."""
+
+    def head(self, weight: Tensor, norm: Norm | None = None) -> Product:
+        """The product that scores codes: it decides, so it is kept in 8 bits at the least, on a GPU whole."""
+
+    def gated(self, weight: Tensor, norm: Norm | None = None) -> Product:
+        """The product with `weight` [2 * size, in_features] and SwiGLU of it, [num_rows, size]: silu of the
+        first half of each row times the second (arXiv:2002.05202); with a `norm`, of x's RMSNorm.
+        """
+
+    def place_heads(self, qkv: Tensor, norm: Norm, turn: Turn, place: Place) -> Tensor:
         """Norm and rotate queries and keys, and put keys and values into the cache.
 
         Args:
             qkv: [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys, values; it is used up.
-            norm: [num_heads + num_kv_heads, head_dim], the weight of each head's RMSNorm.
-            eps: of the RMSNorm.
+            norm: each head's RMSNorm, its weight [num_heads + num_kv_heads, head_dim].
             turn: the rotation of each token.
             place: where each token's keys and values go.
 

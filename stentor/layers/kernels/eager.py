@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stentor.layers.context import Place
 from stentor.layers.convolution import Convolve, Filter, convolve
-from stentor.layers.linear import Product
+from stentor.layers.linear import Added, Linear, Norm, Product
 from stentor.layers.quantization import Scheme, make_product
 from stentor.layers.rotary import Turn, rotate
 
@@ -19,29 +19,28 @@ class EagerKernels:
     def __init__(self, quantization: Scheme = "none") -> None:
         self._quantization = quantization
 
-    def linear(self, weight: Tensor) -> Product:
-        return make_product(weight, self._quantization)
+    def linear(self, weight: Tensor, norm: Norm | None = None) -> Product:
+        return _of_norm(make_product(weight, self._quantization), norm)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        return normalised(x, eps) * weight
+    def residual(self, weight: Tensor) -> Added:
+        product = make_product(weight, self._quantization)
+        if isinstance(product, Linear):
+            return product.added
+        return lambda x, plus: plus.add_(product(x))
 
-    def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        x = x + delta
-        return x, normalised(x, eps) * weight
-
-    def head(self, weight: Tensor) -> Product:
+    def head(self, weight: Tensor, norm: Norm | None = None) -> Product:
         """Of a small model, as a CPU runs them, it is half of what a step reads."""
-        return make_product(weight, "int8" if self._quantization == "int8" else "none")
+        return _of_norm(make_product(weight, "int8" if self._quantization == "int8" else "none"), norm)
 
-    def gated(self, weight: Tensor) -> Product:
-        product = self.linear(weight)
+    def gated(self, weight: Tensor, norm: Norm | None = None) -> Product:
+        product = self.linear(weight, norm)
         return lambda x: silu_mul(product(x))
 
-    def place_heads(self, qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
-        num_heads = 2 * len(norm) - qkv.shape[1]
-        qk, kv = qkv[:, : len(norm)], qkv[:, num_heads:]
+    def place_heads(self, qkv: Tensor, norm: Norm, turn: Turn, place: Place) -> Tensor:
+        num_heads = 2 * len(norm.weight) - qkv.shape[1]
+        qk, kv = qkv[:, : len(norm.weight)], qkv[:, num_heads:]
         # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
-        qk.copy_(rotate(normalised(qk, eps) * norm, *turn))
+        qk.copy_(rotate(rms_norm(qk, *norm), *turn))
         flat = place.cache.view(-1, *place.cache.shape[2:])
         if flat.dtype != kv.dtype:
             largest = torch.finfo(flat.dtype).max
@@ -60,6 +59,15 @@ class EagerKernels:
             return partial(convolve, filter)
         first, second = partial(convolve, filter), partial(convolve, then)
         return lambda signal: second(first(signal._replace(plain=None))._replace(plain=signal.plain))
+
+
+def _of_norm(product: Product, norm: Norm | None) -> Product:
+    return product if norm is None else lambda x: product(rms_norm(x, *norm))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [num_tokens, size] / sqrt(mean(x^2) + eps) * weight [size]."""
+    return normalised(x, eps) * weight
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:

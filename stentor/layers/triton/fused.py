@@ -2,17 +2,18 @@
 
 from torch import Tensor
 
-from stentor.layers.linear import Linear, Product
-from stentor.layers.quantization import ByRows, Scheme, make_product
+from stentor.layers.linear import Added, Linear, Norm, Product
+from stentor.layers.quantization import Float8Product, Restored, Scheme, quantize
 from stentor.layers.triton import convolution, heads, pointwise, rows
-from stentor.layers.triton.products import SkinnyProduct
+from stentor.layers.triton.products import MOST_ROWS, SkinnyProduct
+
+# Up to this many rows reading a float8 weight is all that counts; more are multiplied in float8.
+_MOST_ROWS_OF_FLOAT8 = 16
 
 
 class FusedKernels:
     """Implements `Kernels`, which says what each method is, on a GPU."""
 
-    rms_norm = staticmethod(rows.rms_norm)
-    add_rms_norm = staticmethod(rows.add_rms_norm)
     place_heads = staticmethod(heads.place_heads)
     embed_codes = staticmethod(pointwise.embed_codes)
     convolution = staticmethod(convolution.convolution)
@@ -22,22 +23,50 @@ class FusedKernels:
         self._quantization = quantization
         self._own_product_rows = own_product_rows
 
-    def linear(self, weight: Tensor) -> Product:
-        return self._product(weight)
+    def linear(self, weight: Tensor, norm: Norm | None = None) -> Product:
+        return ByRows(weight, self._quantization, self._own_product_rows, norm=norm)
 
-    def head(self, weight: Tensor) -> Product:
+    def residual(self, weight: Tensor) -> Added:
+        return ByRows(weight, self._quantization, self._own_product_rows)
+
+    def head(self, weight: Tensor, norm: Norm | None = None) -> Product:
         """Of a large model it is half a percent of the weights."""
-        return self._by_rows(weight, Linear(weight))
+        return ByRows(weight, "none", self._own_product_rows, norm=norm)
 
-    def gated(self, weight: Tensor) -> Product:
+    def gated(self, weight: Tensor, norm: Norm | None = None) -> Product:
         """One launch where the product is our own kernel's."""
-        return self._product(weight, pointwise.silu_mul)
+        return ByRows(weight, self._quantization, self._own_product_rows, norm=norm, gated=True)
 
-    def _product(self, weight: Tensor, then: Product | None = None) -> Product:
-        product = make_product(weight, self._quantization, then)
-        return self._by_rows(weight, product, then is not None) if self._quantization == "none" else product
 
-    def _by_rows(self, weight: Tensor, many: Product, gated: bool = False) -> Product:
-        if not self._own_product_rows:
-            return many
-        return ByRows(self._own_product_rows, SkinnyProduct(weight, gated=gated), many)
+class ByRows:
+    """One product for few rows, where reading the weight is all that counts, another for more."""
+
+    def __init__(
+        self, weight: Tensor, scheme: Scheme, own: int, *, norm: Norm | None = None, gated: bool = False
+    ) -> None:
+        self._norm, self._gated = norm, gated
+        self._few: SkinnyProduct | None = None
+        self._many: Linear | Restored | Float8Product
+        if scheme == "none":
+            self._most_rows, self._many = own, Linear(weight)
+            if own:
+                self._few = SkinnyProduct(weight, gated=gated, norm=norm)
+            return
+        kept = quantize(weight, scheme)
+        scale = kept.scale if scheme == "int4" else kept.scale[:, 0]
+        self._few = SkinnyProduct(kept.values, scale, gated=gated, norm=norm)
+        if scheme == "fp8":
+            self._most_rows, self._many = _MOST_ROWS_OF_FLOAT8, Float8Product(kept, rows.round_rows)
+        else:
+            self._most_rows, self._many = MOST_ROWS, Restored(kept)
+
+    def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """See `SkinnyProduct.__call__`, of any number of rows."""
+        if self._few is not None and len(x) <= self._most_rows:
+            return self._few(x, plus)
+        if self._norm is not None:
+            x = rows.rms_norm(x, *self._norm)
+        if plus is None:
+            y = self._many(x)
+            return pointwise.silu_mul(y) if self._gated else y
+        return self._many.added(x, plus) if isinstance(self._many, Linear) else plus.add_(self._many(x))

@@ -5,6 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stentor.layers.context import Place
+from stentor.layers.linear import Norm
 from stentor.layers.rotary import Turn
 from stentor.layers.triton.launches import early, wait_for_previous
 
@@ -12,15 +13,15 @@ from stentor.layers.triton.launches import early, wait_for_previous
 _HEADS = 8
 
 
-def place_heads(qkv: Tensor, norm: Tensor, eps: float, turn: Turn, place: Place) -> Tensor:
+def place_heads(qkv: Tensor, norm: Norm, turn: Turn, place: Place) -> Tensor:
     """See `Kernels.place_heads`."""
     num_tokens, all_heads, head_dim = qkv.shape
-    cos, sin = turn
+    (cos, sin), (weight, eps) = turn, norm
     _place_heads[(num_tokens, triton.cdiv(all_heads, _HEADS))](
-        qkv, norm, cos, sin, place.cache, place.slots, all_heads, len(norm), head_dim, eps, HEADS=_HEADS,
+        qkv, weight, cos, sin, place.cache, place.slots, all_heads, len(weight), head_dim, eps, HEADS=_HEADS,
         BLOCK=triton.next_power_of_2(head_dim // 2), num_warps=2, **early(qkv.device),
     )  # fmt: skip
-    return qkv[:, : 2 * len(norm) - all_heads]
+    return qkv[:, : 2 * len(weight) - all_heads]
 
 
 @triton.jit

@@ -9,19 +9,11 @@ from stentor.layers.triton.launches import early, wait_for_previous
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """See `Kernels.rms_norm`."""
+    """x [num_rows, size] / sqrt(mean(x^2) + eps) * weight [size]."""
     x = x.contiguous()
     normed = torch.empty_like(x)
-    _norm[(len(x),)](x, None, weight, x, normed, x.shape[1], eps, **_whole(x))
+    _norm[(len(x),)](x, weight, normed, x.shape[1], eps, **_whole(x))
     return normed
-
-
-def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """See `Kernels.add_rms_norm`."""
-    x, delta = x.contiguous(), delta.contiguous()
-    total, normed = torch.empty_like(x), torch.empty_like(x)
-    _norm[(len(x),)](x, delta, weight, total, normed, x.shape[1], eps, **_whole(x))
-    return total, normed
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,18 +32,12 @@ def _whole(x: Tensor) -> dict[str, int]:
 
 
 @triton.jit
-def _norm(x, delta, weight, total, normed, size, eps, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def _norm(x, weight, normed, size, eps, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     wait_for_previous(EARLY)
     column = tl.arange(0, BLOCK)
     inside = column < size
     place = tl.program_id(0).to(tl.int64) * size + column
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    if delta is not None:
-        value += tl.load(delta + place, mask=inside, other=0.0).to(tl.float32)
-        # Rounded first: the norm is that of the sum which goes on.
-        rounded = value.to(total.dtype.element_ty)
-        tl.store(total + place, rounded, mask=inside)
-        value = rounded.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / size + eps)
     value *= scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(normed + place, value.to(normed.dtype.element_ty), mask=inside)

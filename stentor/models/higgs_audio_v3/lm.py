@@ -10,6 +10,7 @@ from stentor.engine.model import LMShape
 from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch
 from stentor.layers.kernels import EagerKernels, Kernels
+from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.transformer import Attend, BlockWeights, DecoderBlock, fuse
 from stentor.models.higgs_audio_v3.config import V3Config
@@ -48,13 +49,11 @@ class HiggsLM:
             max_positions=config.max_positions,
             dtype=dtype,
         )
-        self._norm_eps = config.norm_eps
         self._kernels = kernels or EagerKernels()
         self._text_embedding = load("tied.embedding.text_embedding.weight")
         self._code_embedding = load("tied.embedding.modality_embeddings.0.embedding.weight")
         head = self._code_embedding if config.tied_heads else load("tied.head.modality_heads.0.weight")
-        self._head = self._kernels.head(head)
-        self._norm = load(_norm_name(0, config))
+        self._head = self._kernels.head(head, Norm(load("body.norm.weight"), config.norm_eps))
         self._blocks = [_block(config, load, layer, self._kernels) for layer in range(config.num_layers)]
         self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta, dtype, device)
         self._offsets = torch.arange(config.num_codebooks, device=device) * config.codebook_size
@@ -71,37 +70,34 @@ class HiggsLM:
 
     def forward(self, hidden: Tensor, batch: Batch, cache: Tensor, attention: AttentionBackend) -> Tensor:
         """See `SpeechLM.forward`."""
-        attend = Attend(attention, cache, self._rotary, batch)
-        normed = self._kernels.rms_norm(hidden, self._norm, self._norm_eps)
+        attend = Attend(attention, self._kernels, cache, self._rotary, batch)
         for layer, block in enumerate(self._blocks):
-            hidden, normed = block(hidden, normed, attend, layer)
-        return normed
+            hidden = block(hidden, attend, layer)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `SpeechLM.logits`."""
         return self._head(hidden).view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
 
 
-def _norm_name(layer: int, config: V3Config) -> str:
-    """The norm before a layer; behind the last one it is the head's."""
-    if layer == config.num_layers:
-        return "body.norm.weight"
-    return f"body.layers.{layer}.input_layernorm.weight"
-
-
 def _block(config: V3Config, load: Read, layer: int, kernels: Kernels) -> DecoderBlock:
     def part(name: str) -> Tensor:
         return load(f"body.layers.{layer}.{name}.weight")
 
+    def norm(name: str) -> Norm:
+        return Norm(part(name), config.norm_eps)
+
     query_norm = part("self_attn.q_norm").expand(config.num_heads, -1)
     key_norm = part("self_attn.k_norm").expand(config.num_kv_heads, -1)
     weights = BlockWeights(
-        qkv=kernels.linear(fuse(*(part(f"self_attn.{name}_proj") for name in "qkv"))),
-        qk_norm=fuse(query_norm, key_norm),
-        output=kernels.linear(part("self_attn.o_proj")),
-        post_norm=part("post_attention_layernorm"),
-        gated=kernels.gated(fuse(part("mlp.gate_proj"), part("mlp.up_proj"))),
-        down=kernels.linear(part("mlp.down_proj")),
-        next_norm=load(_norm_name(layer + 1, config)),
+        qkv=kernels.linear(
+            fuse(*(part(f"self_attn.{name}_proj") for name in "qkv")), norm("input_layernorm")
+        ),
+        qk_norm=Norm(fuse(query_norm, key_norm), config.norm_eps),
+        output=kernels.residual(part("self_attn.o_proj")),
+        gated=kernels.gated(
+            fuse(part("mlp.gate_proj"), part("mlp.up_proj")), norm("post_attention_layernorm")
+        ),
+        down=kernels.residual(part("mlp.down_proj")),
     )
-    return DecoderBlock(weights, config.norm_eps, kernels)
+    return DecoderBlock(weights)

@@ -132,7 +132,7 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
     scheme = choose_scheme(engine.quantization, device, dtype)
     kernels = choose_kernels(engine.kernels, device, scheme, engine.own_product_rows)
     model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device, kernels)
-    reserved_bytes = _vocoder_bytes(checkpoint, config) if device.type == "cuda" else 0
+    reserved_bytes = _vocoder_bytes(checkpoint, config, device) if device.type == "cuda" else 0
     return GenerateStage(Engine(model, config.engine, reserved_bytes), model.shape)
 
 
@@ -148,7 +148,7 @@ def build_vocode(checkpoint: Path, config: Config) -> Stage:
     device, _ = _arithmetic(config)
     read, codec = _codec(checkpoint, config)
     kernels = choose_kernels(config.engine.kernels, device)
-    decoder = make_decoder(read, codec, device, config.vocoder.dtype, kernels)
+    decoder = make_decoder(read, codec, device, _vocoder_dtype(config, device), kernels)
     most_frames, graphs = config.vocoder.max_batch_frames, config.engine.cuda_graphs
     return VocodeStage(CodecVocoder(decoder, codec, device, most_frames, graphs=graphs), config.vocoder)
 
@@ -162,14 +162,21 @@ def _shares_process(config: Config) -> bool:
     return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
 
 
-def _vocoder_bytes(checkpoint: Path, config: Config) -> int:
+def _vocoder_dtype(config: Config, device: "torch.device") -> str:
+    if config.vocoder.dtype != "auto":
+        return config.vocoder.dtype
+    return "tfloat32" if device.type == "cuda" else "float32"
+
+
+def _vocoder_bytes(checkpoint: Path, config: Config, device: "torch.device") -> int:
     """What the vocoder takes of a GPU: its weights, and its largest round, padded."""
     codec = read_codec_config(checkpoint, V3Config.read(checkpoint))
     shapes, _ = expected_shapes(codec, frozenset())
     numbers = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("acoustic_decoder"))
-    number_bytes = 2 if config.vocoder.dtype in ("bfloat16", "float16") else 4
+    dtype = _vocoder_dtype(config, device)
+    number_bytes = 2 if dtype in ("bfloat16", "float16") else 4
     # The weights of exact float32 are kept in two parts.
-    weight_bytes = 8 if config.vocoder.dtype == "float32" else number_bytes
+    weight_bytes = 8 if dtype == "float32" else number_bytes
     frames = max(config.vocoder.max_batch_frames, 2 * codec.context_frames)
     return numbers * weight_bytes + codec.decoding_bytes(frames, number_bytes)
 

@@ -5,7 +5,7 @@ import torch
 from stentor.layers.context import Place
 from stentor.layers.kernels import EagerKernels
 from stentor.layers.kernels.eager import silu_mul
-from stentor.layers.linear import Linear
+from stentor.layers.linear import Linear, Norm
 from stentor.layers.quantization import Int8OnCpu
 from stentor.layers.rotary import RotaryTable, rotate
 
@@ -16,13 +16,17 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_norm_is_its_formula_and_comes_after_the_sum() -> None:
-    x, delta, weight = randn(5, 48), randn(5, 48, seed=1), randn(48, seed=2)
-    total, normed = KERNELS.add_rms_norm(x, delta, weight, 1e-2)
-    assert torch.equal(total, x + delta)
-    expected = total / (total.square().mean(-1, keepdim=True) + 1e-2).sqrt() * weight
-    torch.testing.assert_close(normed, expected)
-    torch.testing.assert_close(KERNELS.rms_norm(total, weight, 1e-2), expected)
+def test_a_norm_comes_before_the_product_and_a_residual_behind_it() -> None:
+    x, plus, weight, square = randn(5, 48), randn(5, 48, seed=1), randn(48, seed=2), randn(48, 48, seed=3)
+    normed = x / (x.square().mean(-1, keepdim=True) + 1e-2).sqrt() * weight
+    for norm, expected in ((Norm(weight, 1e-2), normed), (None, x)):
+        torch.testing.assert_close(KERNELS.linear(square, norm)(x), expected @ square.T)
+        torch.testing.assert_close(KERNELS.head(square, norm)(x), expected @ square.T)
+        torch.testing.assert_close(KERNELS.gated(square, norm)(x), silu_mul(expected @ square.T))
+    torch.testing.assert_close(KERNELS.residual(square)(x, plus.clone()), plus + x @ square.T)
+    rounded = EagerKernels("int8")
+    x, plus, square = x.float(), plus.float(), square.float()
+    assert torch.equal(rounded.residual(square)(x, plus.clone()), plus + rounded.linear(square)(x))
 
 
 def test_weights_are_kept_as_asked_for() -> None:
@@ -55,7 +59,7 @@ def test_heads_are_normed_rotated_and_put_into_their_slots_only() -> None:
     turn = RotaryTable(dim, 50, 1e4, torch.float64, torch.device("cpu")).at(torch.tensor([4, 40, 5]))
     cache, slots = randn(4, 5, 2 * kv_heads, dim, seed=2), torch.tensor([7, 19, 3])
     before, given = cache.clone().flatten(0, 1), qkv.clone()
-    q = KERNELS.place_heads(qkv, norm, 1e-2, turn, Place(cache, slots))
+    q = KERNELS.place_heads(qkv, Norm(norm, 1e-2), turn, Place(cache, slots))
     qk = given[:, : heads + kv_heads]
     normed = qk / (qk.square().mean(-1, keepdim=True) + 1e-2).sqrt() * norm
     turned = rotate(normed, *turn)
@@ -70,6 +74,6 @@ def test_a_cache_in_float8_gets_the_nearest_that_it_can_say() -> None:
     exact, narrow = torch.zeros(3, 2, 2, 12), torch.zeros(3, 2, 2, 12, dtype=torch.float8_e4m3fn)
     slots = torch.tensor([3, 4])
     for cache in (exact, narrow):
-        KERNELS.place_heads(qkv.clone(), norm, 1e-6, turn, Place(cache, slots))
+        KERNELS.place_heads(qkv.clone(), Norm(norm, 1e-6), turn, Place(cache, slots))
     assert torch.equal(narrow.float(), exact.clamp(-448, 448).to(narrow.dtype).float())
     assert exact.abs().max() > 448

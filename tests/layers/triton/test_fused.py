@@ -14,8 +14,10 @@ from stentor.engine.model_runner import ModelRunner
 from stentor.engine.scheduler import Chunk
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.kernels import EagerKernels
-from stentor.layers.linear import Linear
-from stentor.layers.quantization import ByRows
+from stentor.layers.kernels.eager import rms_norm, silu_mul
+from stentor.layers.linear import Norm
+from stentor.layers.quantization import quantize, restore
+from stentor.layers.triton.tiles import Tile
 from tests.checkpoints import Recipe
 from tests.engine.harness import make_lm
 from tests.engine.oracle import greedy, random_prompt
@@ -98,17 +100,19 @@ class Launches(TorchDispatchMode):
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter counts")
-def test_a_layer_of_a_step_takes_nine_launches_and_the_rest_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_of_a_lone_step_takes_six_launches_and_the_rest_few(monkeypatch: pytest.MonkeyPatch) -> None:
     # Idle rows take the same launches as others. Whole tiles are a matter of the CPU's library.
     monkeypatch.setattr("stentor.layers.linear._PLAIN_TILE", 1)
     monkeypatch.setattr("stentor.layers.linear.packs", lambda weight: False)
-    counts = {}
+    known, counts = Tile(lines=16, inner=64, programs=2), {}
     makes = (
-        ("eager", reference),
-        ("fused", fused_runner),
-        ("own", partial(fused_runner, own_product_rows=8)),
+        ("eager", reference, None),
+        ("fused", fused_runner, None),
+        ("own", partial(fused_runner, own_product_rows=8), None),
+        ("lone", partial(fused_runner, own_product_rows=8), known),
     )
-    for name, make in makes:
+    for name, make, tile in makes:
+        monkeypatch.setattr("stentor.layers.triton.products.known_tile", lambda *_, tile=tile, **__: tile)
         for layers in (1, 3):
             made = make(layers)
             made._step._on_arrays = False
@@ -116,11 +120,13 @@ def test_a_layer_of_a_step_takes_nine_launches_and_the_rest_few(monkeypatch: pyt
             with monkeypatch.context() as patch, torch.inference_mode(), Launches(patch) as launches:
                 made._step(made._rows(0, 1), 8, 64)
             counts[name, layers] = launches.count
-    per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name, _ in makes}
-    beside = {name: counts[name, 1] - per_layer[name] for name, _ in makes}
-    assert per_layer["fused"] == 9
-    # SwiGLU goes into the product before it.
+    per_layer = {name: (counts[name, 3] - counts[name, 1]) // 2 for name, *_ in makes}
+    beside = {name: counts[name, 1] - per_layer[name] for name, *_ in makes}
+    # On a card the two residuals go into the library's products before them, which makes nine.
+    assert per_layer["fused"] == 9 + 2
+    # SwiGLU and residuals go into our own products, and of a lone row the norms, too.
     assert per_layer["own"] == 8
+    assert per_layer["lone"] == 6
     # An operation of PyTorch's is at least one launch: its attention with a mask, for one, is several.
     assert per_layer["eager"] >= 20
     assert beside["fused"] <= 20
@@ -132,19 +138,31 @@ def test_the_reference_is_the_default() -> None:
     assert reference()._step._advance is sampler.advance
 
 
-def test_few_rows_are_multiplied_by_our_own_kernel_where_that_is_asked_for() -> None:
-    weight, x = torch.randn(80, 256, device=DEVICE), torch.randn(9, 256, device=DEVICE)
-    product = fused.FusedKernels(own_product_rows=8).linear(weight)
-    assert isinstance(product, ByRows)
-    assert isinstance(fused.FusedKernels().linear(weight), Linear)
-    for rows in (8, 9):
-        assert_close(product(x[:rows]), x[:rows].double() @ weight.double().T)
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("own", [0, 8])
+def test_few_rows_and_many_are_the_plain_product_with_all_around_it(own: int, quantization: str) -> None:
+    weight, x = torch.randn(80, 80, device=DEVICE) / 9, torch.randn(70, 80, device=DEVICE)
+    plus, norm = torch.randn(70, 80, device=DEVICE), Norm(torch.rand(80, device=DEVICE), 1e-3)
+    whole = weight.double()
+    if quantization == "int8":
+        whole = restore(quantize(weight, "int8"), torch.float64)
+    kernels = fused.FusedKernels(quantization, own_product_rows=own)
+    residual, linear, gated = (
+        kernels.residual(weight),
+        kernels.linear(weight, norm),
+        kernels.gated(weight, norm),
+    )
+    head = kernels.head(weight, norm)
+    for rows in (1, 3, 9, 70):
+        some = x[:rows].double()
+        normed = rms_norm(some, norm.weight.double(), norm.eps)
+        assert_close(residual(x[:rows], plus[:rows].clone()), plus[:rows].double() + some @ whole.T)
+        assert_close(linear(x[:rows]), normed @ whole.T)
+        assert_close(gated(x[:rows]), silu_mul(normed @ whole.T))
+        assert_close(head(x[:rows]), normed @ weight.double().T)  # The head is whole in either case.
 
 
-def test_the_head_keeps_a_rows_bits_too_where_our_own_kernel_is_asked_for() -> None:
+def test_a_row_of_the_head_has_its_bits_among_others_where_our_own_kernel_is_asked_for() -> None:
     weight, x = torch.randn(80, 256, device=DEVICE), torch.randn(8, 256, device=DEVICE)
-    for quantization in ("none", "int8"):  # The head is whole in either case.
-        head = fused.FusedKernels(quantization, own_product_rows=8).head(weight)
-        assert_close(head(x), x.double() @ weight.double().T)
-        assert torch.equal(head(x[:3]), head(x)[:3])
-        assert isinstance(head, ByRows)
+    head = fused.FusedKernels(own_product_rows=8).head(weight)
+    assert torch.equal(head(x[:3]), head(x)[:3])

@@ -5,6 +5,7 @@ import torch
 
 from stentor.layers.context import Place
 from stentor.layers.kernels import EagerKernels
+from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from tests.layers.triton.interpreted import DEVICE, DTYPES, assert_close, randn
 
@@ -24,8 +25,10 @@ def test_heads_equal_the_reference_and_fill_their_slots_only(
     cache = randn(4, 8, 2 * kv_heads, dim, dtype=dtype)
     expected_cache, given = cache.clone().double(), qkv.clone().double()
     exact = (turn[0].double(), turn[1].double())
-    expected = EagerKernels().place_heads(given, norm.double(), 1e-6, exact, Place(expected_cache, slots))
-    queries = heads.place_heads(qkv, norm, 1e-6, turn, Place(cache, slots))
+    expected = EagerKernels().place_heads(
+        given, Norm(norm.double(), 1e-6), exact, Place(expected_cache, slots)
+    )
+    queries = heads.place_heads(qkv, Norm(norm, 1e-6), turn, Place(cache, slots))
     assert_close(queries, expected)
     flat, expected_flat = cache.flatten(0, 1), expected_cache.flatten(0, 1)
     assert_close(flat[slots], expected_flat[slots])
@@ -38,5 +41,5 @@ def test_values_go_to_the_cache_as_they_are() -> None:
     qkv, cache = randn(1, 8, 16), randn(2, 4, 4, 16)
     given = qkv.clone()
     turn = RotaryTable(16, 8, 1e4, torch.float32, torch.device(DEVICE)).at(torch.tensor([7], device=DEVICE))
-    heads.place_heads(qkv, randn(6, 16), 1e-6, turn, Place(cache, torch.tensor([5], device=DEVICE)))
+    heads.place_heads(qkv, Norm(randn(6, 16), 1e-6), turn, Place(cache, torch.tensor([5], device=DEVICE)))
     assert torch.equal(cache.flatten(0, 1)[5, 2:], given[0, 6:])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stentor.layers.kernels.eager import silu_mul
+from stentor.layers.kernels.eager import rms_norm, silu_mul
+from stentor.layers.linear import Norm
 from stentor.layers.quantization import quantize, restore
 from stentor.layers.triton.tiles import Tile
 from tests.layers.triton.interpreted import DEVICE, DTYPES, HALF, assert_close, randn
@@ -30,7 +31,7 @@ def test_a_row_gives_the_same_bits_among_others() -> None:
     x, weight = randn(16, 1024, dtype=HALF), randn(96, 1024, dtype=HALF)
     product = products.SkinnyProduct(weight)
     whole = product(x)
-    for size in (1, 3, 8):
+    for size in (2, 3, 8):
         assert torch.equal(product(x[:size]), whole[:size])
 
 
@@ -53,6 +54,38 @@ def test_a_gated_product_of_rounded_weights_scales_both_halves() -> None:
         assert_close(gated(x), silu_mul(x.double() @ restore(kept, torch.float64).T))
 
 
+LONE = [Tile(8, 64, 3, 2, 2), Tile(2, 128, 1, 1, 3), Tile(16, 256, 300, 4, 2)]
+
+
+@pytest.mark.parametrize("lone", LONE)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_lone_row_is_the_product_of_its_norm_plus_what_is_added(
+    gated: bool, dtype: torch.dtype, lone: Tile
+) -> None:
+    x, weight = randn(1, 200, dtype=dtype), randn(130, 200, dtype=dtype, scale=0.1)
+    plus, norm = randn(1, 65 if gated else 130, dtype=dtype), Norm(randn(200, dtype=dtype), 1e-3)
+    scale = torch.rand(130, device=DEVICE)
+    normed = rms_norm(x.double(), norm.weight.double(), norm.eps)
+
+    def expected(inputs: torch.Tensor, scales: torch.Tensor | float) -> torch.Tensor:
+        y = inputs @ weight.double().T * scales
+        return silu_mul(y) if gated else y
+
+    bare = products.SkinnyProduct(weight, gated=gated, lone=lone)
+    assert_close(bare(x), expected(x.double(), 1.0))
+    assert_close(bare(x, plus), plus.double() + expected(x.double(), 1.0))
+    whole = products.SkinnyProduct(weight, scale, gated=gated, norm=norm, lone=lone)
+    assert_close(whole(x), expected(normed, scale.double()))
+
+
+def test_several_rows_take_their_norm_and_what_is_added_too() -> None:
+    x, weight, plus = randn(3, 256), randn(100, 256, scale=0.1), randn(3, 100)
+    norm = Norm(randn(256), 1e-3)
+    expected = plus.double() + rms_norm(x, *norm).double() @ weight.double().T
+    assert_close(products.SkinnyProduct(weight, norm=norm)(x, plus), expected)
+
+
 @pytest.mark.parametrize("tile", [Tile(32, 64, 8, 2, 2), Tile(128, 128, 64, 8, 3), Tile(16, 256, 1, 1, 1)])
 def test_every_tile_gives_the_product(tile: Tile) -> None:
     x, weight = randn(4, 640, dtype=HALF), randn(200, 640, dtype=HALF, scale=640**-0.5)
@@ -63,14 +96,18 @@ def test_int8_and_its_scales_equal_the_restored_weight() -> None:
     x, scale = randn(3, 512, dtype=HALF), torch.rand(96, device=DEVICE) / 100
     weight = torch.randint(-127, 128, (96, 512), dtype=torch.int8, device=DEVICE)
     expected = x.double() @ (weight.double() * scale.double()[:, None]).T
-    assert_close(products.SkinnyProduct(weight, scale)(x), expected)
+    product = products.SkinnyProduct(weight, scale, lone=LONE[0])
+    assert_close(product(x), expected)
+    assert_close(product(x[:1]), expected[:1])
 
 
 def test_float8_and_its_scales_equal_the_restored_weight() -> None:
     x, scale = randn(3, 512, dtype=HALF), torch.rand(96, device=DEVICE) / 100
     weight = randn(96, 512, scale=20.0).to(torch.float8_e4m3fn)
     expected = x.double() @ (weight.double() * scale.double()[:, None]).T
-    assert_close(products.SkinnyProduct(weight, scale)(x), expected)
+    product = products.SkinnyProduct(weight, scale, lone=LONE[0])
+    assert_close(product(x), expected)
+    assert_close(product(x[:1]), expected[:1])
 
 
 def test_int4_and_its_groups_equal_the_restored_weight() -> None:
