@@ -86,17 +86,18 @@ piece doctor 60 "$PYTHON" -m stentor doctor ${DRY_RUN:+--help}
 # Right? What is captured is what runs plainly; then what no interpreter shows: races of the split sums.
 checks engine-tests 150 tests/engine/test_gpu.py tests/models/higgs_audio_codec/test_gpu.py
 checks order-tests 90 tests/layers/triton/test_products.py tests/layers/triton/test_sampling.py tests/layers/triton/test_arrivals.py
-# How fast?
+# How fast? The tiles that are found are used by what comes behind them; of float8 none are known for a lone row.
+script tiles-fp8 90 tile_sweep.py --quantization fp8 --rows 1 --seconds 25 --jobs 12 --write
+script roofline-fp8 60 roofline.py --real-shape --batch 1,8,64,256 --quantization fp8
 script roofline 150 roofline.py --real-shape --batch 1,2,4,8,16,32,64,128,256
 script latency 150 latency.py --real-shape --concurrency 1,16,64 --requests 3
 script throughput-http 240 throughput.py --real-shape --only http --concurrency 1,16,64,256 --requests 2
-script vocoder 90 vocoder.py --real-shape
-script roofline-fp8 120 roofline.py --real-shape --batch 1,8,64,256 --quantization fp8
+script vocoder 240 vocoder.py --real-shape
 # Why?
 script profile 90 kernel_profile.py --real-shape --batch 1,64
 checks kernel-tests 150 tests/layers/triton tests/layers/attention tests/layers/kernels --deselect tests/layers/triton/test_compiled.py
 script kernels 200 gpu_kernels.py
-# What would be faster? The tiles that were found are used by what comes behind them.
+# What would be faster?
 script tiles 150 tile_sweep.py --seconds 80 --jobs 12 --write
 script roofline-library 120 roofline.py --real-shape --batch 1,2,4,8,16 --own-product-rows 0
 script latency-beside-off 150 latency.py --real-shape --concurrency 64 --requests 3 --beside-engine off

@@ -41,9 +41,9 @@ SHAPES = (
     (32, 256, 2, 4, 4), (128, 64, 8, 4, 2), (128, 64, 8, 4, 4),
 )  # fmt: skip
 LONE_SHAPES = (
-    (16, 512, 4, 6, 1), (16, 512, 4, 9, 1), (16, 512, 4, 4, 2), (8, 512, 4, 10, 1), (8, 512, 4, 8, 2),
-    (4, 512, 4, 12, 2), (8, 1024, 4, 6, 1), (8, 1024, 8, 9, 1), (4, 1024, 4, 8, 2), (16, 512, 8, 9, 1),
-    (16, 256, 4, 10, 2), (2, 1024, 4, 12, 2), (8, 256, 2, 10, 4), (4, 512, 2, 8, 4),
+    (16, 256, 4, 10, 2), (16, 256, 8, 10, 2), (16, 512, 4, 4, 2), (16, 512, 8, 5, 2), (16, 256, 4, 6, 3),
+    (32, 128, 4, 10, 2), (32, 256, 8, 5, 2), (16, 512, 8, 9, 1), (4, 1024, 4, 8, 2), (8, 512, 4, 10, 1),
+    (16, 128, 4, 14, 3), (8, 1024, 4, 6, 1), (4, 512, 4, 12, 2), (8, 256, 2, 10, 4),
 )  # fmt: skip
 STEPS = 24
 
@@ -112,12 +112,14 @@ class Sweep:
         measured: float = roofline.measure(self._engine, rows, STEPS, torch.device("cuda"))["step_ms"]
         return measured
 
-    def best(self, name: str, rows: int, until_s: float) -> tuple[str, Tile]:
-        """The weight's name in the table, and the fastest tile of all products with it, which they keep."""
+    def best(self, name: str, rows: int, until_s: float) -> tuple[str, Tile | None]:
+        """The weight's name in the table, and the fastest tile of all products with it, which they keep; of a
+        lone row None, if it is faster as several are.
+        """
         mine, lone = [p for p in self._all if p._weight.shape == PRODUCTS[name]], rows == 1
         weight = mine[0]._weight
         card = torch.cuda.get_device_properties(0).multi_processor_count
-        found: list[tuple[float, Tile]] = []
+        found: list[tuple[float, Tile | None]] = []
         for tile in [mine[0]._lone if lone else mine[0]._tile, *tiles(weight.itemsize, card, lone)]:
             if found and time.monotonic() > until_s:
                 break
@@ -129,7 +131,7 @@ class Sweep:
                 # A tile that the card cannot hold is no result; one that gives wrong numbers must be seen.
                 print(f"    {tile}: {type(error).__name__}: {str(error)[:80]}")
                 continue
-            self.times.append({"weight": name, "rows": rows, "step_ms": found[-1][0], **asdict(tile)})
+            self.times.append({"weight": name, "rows": rows, "step_ms": found[-1][0]} | _fields(tile))
             print(f"    {name:8} {found[-1][0]:.3f} ms {tile}", flush=True)
         if not found:
             raise SystemExit(f"no tile is right for: {name}")
@@ -138,9 +140,13 @@ class Sweep:
         return weight_name(weight, name == "gate-up", lone), best
 
 
-def _use(mine: list[SkinnyProduct], tile: Tile, lone: bool) -> None:
+def _use(mine: list[SkinnyProduct], tile: Tile | None, lone: bool) -> None:
     for product in mine:
-        product.use(*((product._tile, tile) if lone else (tile, product._lone)))
+        product.use(*((product._tile, tile) if lone else (tile or product._tile, product._lone)))
+
+
+def _fields(tile: Tile | None) -> dict[str, int]:
+    return asdict(tile) if tile else {}
 
 
 @torch.inference_mode()
@@ -188,7 +194,8 @@ def main() -> None:
     all_rows = [int(rows) for rows in chosen.rows.split(",")]
     if chosen.jobs > 1:
         compile_all(scheme, all_rows, chosen.jobs, properties.multi_processor_count)
-    best, wanted = {}, [(rows, name) for rows in all_rows for name in names(scheme)]
+    best: dict[str, dict[str, int]] = {}
+    wanted = [(rows, name) for rows in all_rows for name in names(scheme)]
     with engine_of(scheme) as engine:
         sweep, started_s = Sweep(engine), time.monotonic()
         print(*(f"before, {rows}: {sweep.step_ms(rows):.3f} ms" for rows in all_rows), flush=True)
@@ -196,7 +203,7 @@ def main() -> None:
             left_s = chosen.seconds - (time.monotonic() - started_s)
             key, tile = sweep.best(name, rows, time.monotonic() + left_s / (len(wanted) - number))
             print(f"{key:32} {tile}", flush=True)
-            best[key] = asdict(tile)
+            best |= {key: _fields(tile)} if tile else {}
         print(*(f"after, {rows}: {sweep.step_ms(rows):.3f} ms" for rows in all_rows), flush=True)
     if chosen.save:
         found = {"card": properties.name, "times": sweep.times}
