@@ -159,7 +159,9 @@ def test_encoding_does_not_hold_the_loop_up(service: Service) -> None:
             return super().piece(waveform)
 
     async def run() -> None:
-        async with Utterance(service, order(), lambda rate_hz: SlowForm("pcm", rate_hz)) as utterance:
+        # What is raw and short is there before a thread would have woken.
+        coded = order(format="mp3")
+        async with Utterance(service, coded, lambda rate_hz: SlowForm("pcm", rate_hz)) as utterance:
             first = asyncio.ensure_future(anext(utterance))
             await asyncio.sleep(0)  # the loop goes on while the thread waits
             assert not first.done()
