@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.generate import TEMPERATURE
 from training.recognition import ForcedChoice, Recogniser, closed_grammar, word_errors
 from training.texts import (
     as_sentence,
@@ -165,7 +166,7 @@ def choose_speaker(arguments: argparse.Namespace) -> Speaker:
         return http_speaker(arguments.url, options)
     if arguments.source == "flite":
         return flite_speaker("slt")
-    return state_speaker(arguments.work_dir, arguments.source, arguments.temperature or 0.3)
+    return state_speaker(arguments.work_dir, arguments.source, arguments.temperature or TEMPERATURE)
 
 
 def main() -> None:
@@ -174,7 +175,7 @@ def main() -> None:
     parser.add_argument("--url", help="score a running server, for example http://127.0.0.1:8000")
     parser.add_argument("--source", choices=("model", "codec", "flite"), default="model")
     parser.add_argument("--sentences", type=int, default=200)
-    parser.add_argument("--temperature", type=float, default=None, help="default: the server's or 0.3")
+    parser.add_argument("--temperature", type=float, default=None, help="default: the checkpoint's")
     parser.add_argument("--work-dir", type=Path, default=Path(".cache/training"))
     parser.add_argument("--seed", type=int, default=0, help="0 is the held-out set; others are for tuning")
     arguments = parser.parse_args()

@@ -18,6 +18,7 @@ from training.codec import (
     acoustic_config,
     semantic_config,
 )
+from training.generate import TEMPERATURE
 from training.language_model import HIDDEN, TinyLanguageModel, backbone_config
 from training.presets import write_presets
 from training.prompts import BOOKS, ROW_VOCABULARY, SPECIAL_TOKENS, TOKEN_IDS
@@ -25,7 +26,7 @@ from training.quantizer import CODES, LATENT_DIM, Quantizer, book_dims
 
 CODEC_PREFIX = "tied.embedding.modality_embeddings.0.model."
 GENERATION = {
-    "temperature": 0.6,
+    "temperature": TEMPERATURE,
     "top_p": 1.0,
     "top_k": 50,
     "max_new_tokens": 1024,

@@ -9,6 +9,9 @@ from training.language_model import TinyLanguageModel
 from training.prompts import BEGIN_OF_CODES, BOOKS, END_OF_CODES, PLACEHOLDER, Prompt, build_prompt, undelay
 from training.quantizer import Quantizer
 
+# What the checkpoint's generation settings say.
+TEMPERATURE = 0.6
+
 
 def row_limit(text: str) -> int:
     """Rows after which an utterance counts as a runaway: four frames for each byte and three seconds."""
@@ -43,7 +46,7 @@ def _sample(logits: torch.Tensor, temperature: float, top_k: int, generator: tor
 
 @torch.inference_mode()
 def generate_codes(
-    model: TinyLanguageModel, prompts: list[Prompt], limits: list[int], temperature: float = 0.3,
+    model: TinyLanguageModel, prompts: list[Prompt], limits: list[int], temperature: float = TEMPERATURE,
     top_k: int = 50, seed: int = 0,
 ) -> list[tuple[np.ndarray, bool]]:  # fmt: skip
     """Codes [T, 8] of each prompt and whether it stopped by itself within its limit of rows."""
@@ -94,8 +97,8 @@ def decode_codes(decoder: Decoder, quantizer: Quantizer, codes: np.ndarray) -> n
 
 def speak(
     model: TinyLanguageModel, decoder: Decoder, quantizer: Quantizer, texts: list[str],
-    references: list[tuple[np.ndarray, str | None]] | None = None, temperature: float = 0.3, batch: int = 16,
-    seed: int = 0,
+    references: list[tuple[np.ndarray, str | None]] | None = None, temperature: float = TEMPERATURE,
+    batch: int = 16, seed: int = 0,
 ) -> list[tuple[np.ndarray, bool]]:  # fmt: skip
     """Waveforms of the texts and whether each stopped by itself."""
     out = []

@@ -5,8 +5,8 @@ its columns. Where the weight has too few rows to keep the card busy, its column
 program that comes last adds up all parts, in their order: the result does not hang on who that is.
 
 A lone row needs no tensor cores: what its product takes of a card's shared memory is the weight alone, so all
-of it holds what is on its way. There one program a multiprocessor reads its share of the weight from end to
-end, and takes in the norm before the product and the sum behind it.
+of it holds what is on its way. There one or two programs a multiprocessor read their shares of the weight
+from end to end, and take in the norm before the product and the sum behind it.
 """
 
 import torch
@@ -101,7 +101,6 @@ class SkinnyProduct:
         )  # fmt: skip
 
 
-# Which weight it is, not how large, is what a kernel is compiled for.
 @triton.jit
 def _lone_product(
     x, norm, eps, weight, scale, plus, out, num_columns, inner, LINES: tl.constexpr, INNER: tl.constexpr,
