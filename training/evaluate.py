@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from training.generate import TEMPERATURE
 from training.recognition import ForcedChoice, Recogniser, closed_grammar, word_errors
 from training.texts import (
     as_sentence,
@@ -130,18 +129,19 @@ def http_speaker(base_url: str, options: dict[str, object]) -> Speaker:
     return many
 
 
-def state_speaker(work_dir: Path, kind: str, temperature: float) -> Speaker:
+def state_speaker(work_dir: Path, kind: str, temperature: float | None) -> Speaker:
     """The training state: "model" speaks with the language model, "codec" decodes the source's codes."""
     import torch
 
-    from training.generate import decode_codes, speak
+    from training.generate import TEMPERATURE, decode_codes, speak
     from training.states import load_states
 
     model, decoder, quantizer = load_states(work_dir)
     if kind == "model":
+        chosen = temperature or TEMPERATURE
         return lambda texts: [
             (audio, 24_000, stopped)
-            for audio, stopped in speak(model, decoder, quantizer, texts, temperature=temperature)
+            for audio, stopped in speak(model, decoder, quantizer, texts, temperature=chosen)
         ]
     from training.features import frame_features
     from training.quantizer import NO_OFFSET
@@ -166,7 +166,7 @@ def choose_speaker(arguments: argparse.Namespace) -> Speaker:
         return http_speaker(arguments.url, options)
     if arguments.source == "flite":
         return flite_speaker("slt")
-    return state_speaker(arguments.work_dir, arguments.source, arguments.temperature or TEMPERATURE)
+    return state_speaker(arguments.work_dir, arguments.source, arguments.temperature)
 
 
 def main() -> None:

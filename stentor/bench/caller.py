@@ -46,14 +46,22 @@ class Caller(asyncio.Protocol):
         data = json.dumps(body).encode()
         self._sent_s, self._answer, self._framed = time.perf_counter(), Answer(), False
         self._parser = httptools.HttpResponseParser(self)
-        async with asyncio.timeout(self._timeout_s):
-            loop = asyncio.get_running_loop()
-            if self._transport is None:
-                await loop.create_connection(lambda: self, *self._place, ssl=self._ssl)
-            assert self._transport is not None, "it is connected"
-            self._done = loop.create_future()
-            self._transport.write(f"{self._head}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
-            return await self._done
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                loop = asyncio.get_running_loop()
+                if self._transport is None:
+                    await loop.create_connection(lambda: self, *self._place, ssl=self._ssl)
+                assert self._transport is not None, "it is connected"
+                self._done = loop.create_future()
+                head = f"{self._head}\r\nContent-Length: {len(data)}\r\n\r\n"
+                self._transport.write(head.encode() + data)
+                return await self._done
+        except BaseException:
+            # What still comes of this answer is not the next one's.
+            if self._transport is not None:
+                self._transport.abort()
+                self._transport = None
+            raise
 
     def close(self) -> None:
         """Hang up."""

@@ -1,6 +1,7 @@
 """Laws of the caller, against a server whose every byte is known."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -78,3 +79,40 @@ def test_without_a_length_the_connection_ends_the_answer() -> None:
 def test_an_answer_that_breaks_off_is_an_error(answer: bytes, said: str) -> None:
     with pytest.raises(OSError, match=said):
         asyncio.run(_posts([answer], hangs_up=True))
+
+
+def test_an_answer_that_nobody_waits_for_is_not_the_next_ones() -> None:
+    async def run() -> bytes:
+        asked, release = asyncio.Event(), asyncio.Event()
+        answers, serving = iter((b"first", b"other")), []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            serving.append(asyncio.current_task())
+            with contextlib.suppress(ConnectionError):
+                while await reader.readline():
+                    head, answer = await reader.readuntil(b"\r\n\r\n"), next(answers)
+                    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                    await reader.readexactly(length)
+                    asked.set()
+                    await release.wait()
+                    writer.write(KEPT.replace(b"hello", answer))
+                    await writer.drain()
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            caller = Caller(f"http://{host}:{port}/speak", timeout_s=30.0)
+            given_up = asyncio.ensure_future(caller.post({"input": "x"}))
+            await asked.wait()
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            release.set()
+            try:
+                return b"".join((await caller.post({"input": "y"})).pieces)
+            finally:
+                caller.close()
+                await asyncio.gather(*serving)
+
+    assert asyncio.run(run()) == b"other"

@@ -32,6 +32,12 @@ def embed_codes(rows: Tensor, offsets: Tensor, table: Tensor) -> Tensor:
 
 
 @triton.jit
+def swiglu(gate, up):
+    """silu of one float32 times another."""
+    return gate / (1.0 + tl.exp(-gate)) * up
+
+
+@triton.jit
 def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     wait_for_previous(EARLY)
     row = tl.program_id(0).to(tl.int64)
@@ -39,8 +45,7 @@ def _silu_mul(gate_up, out, size, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     inside = column < size
     gate = tl.load(gate_up + row * 2 * size + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up + (row * 2 + 1) * size + column, mask=inside, other=0.0).to(tl.float32)
-    value = gate / (1.0 + tl.exp(-gate)) * up
-    tl.store(out + row * size + column, value.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * size + column, swiglu(gate, up).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

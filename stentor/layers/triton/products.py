@@ -18,6 +18,7 @@ from stentor.layers.linear import Norm
 from stentor.layers.quantization import INT4_GROUP
 from stentor.layers.triton.arrivals import is_last
 from stentor.layers.triton.launches import early, fetch, wait_for_previous
+from stentor.layers.triton.pointwise import swiglu
 from stentor.layers.triton.rows import rms_norm
 from stentor.layers.triton.tiles import Tile, known_tile, tile_for
 
@@ -144,7 +145,7 @@ def _lone_product(
                 value *= tl.load(scale + begin + line, mask=column < size, other=0.0)
             if GATED:
                 gate, up = tl.split(tl.reshape(value, (most, 2)))
-                value = gate / (1.0 + tl.exp(-gate)) * up
+                value = swiglu(gate, up)
             result = tl.arange(0, most)
             if plus is not None:
                 value += tl.load(plus + begin + result, mask=result < size, other=0.0).to(tl.float32)
@@ -190,7 +191,7 @@ def _skinny_product(
         if GATED:
             gate, up = tl.split(tl.permute(tl.reshape(total, (LINES // 2, 2, ROWS)), (0, 2, 1)))
             column = tile * (LINES // 2) + tl.arange(0, LINES // 2)
-            _store(out, plus, gate / (1.0 + tl.exp(-gate)) * up, column, row, num_columns, num_rows)
+            _store(out, plus, swiglu(gate, up), column, row, num_columns, num_rows)
         else:
             _store(out, plus, total, result, row, num_columns, num_rows)
 
