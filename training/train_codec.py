@@ -32,6 +32,7 @@ from training.quantizer import (
     Offset,
     Quantizer,
 )
+from training.schedules import held_then_falling
 from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
 from training.train_language_model import save_state
 from training.warm_start import start_decoder, start_encoder
@@ -189,8 +190,7 @@ class CodecSchedule:
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate: 50 steps of warm-up, hold for half, cosine to 2 %."""
-        progress = max(0.0, (step / steps - 0.5) / 0.5)
-        shape = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        shape = held_then_falling(step / steps, hold=0.5, floor=0.02)
         return self.peak_rate * min(1.0, (step + 1) / 50) * shape
 
 

@@ -1,6 +1,5 @@
 """Trains the encoder by the clock, on a GPU, while other processes speak what it hears."""
 
-import math
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from training.quantizer import (
     TIMBRE_DIM,
     Quantizer,
 )
+from training.schedules import held_then_falling
 from training.train_language_model import save_state
 from training.warm_start import encoder_of, previous_tensors
 
@@ -60,8 +60,7 @@ class Clock:
 
     def rate(self, progress: float) -> float:
         """Learning rate: 2 % warm-up, hold to 35 %, cosine to 1 %."""
-        fall = min(max(0.0, (progress - 0.35) / 0.65), 1.0)
-        shape = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall))
+        shape = held_then_falling(progress, hold=0.35, floor=0.01)
         return self.peak_rate * min(1.0, progress / 0.02 + 0.02) * shape
 
 

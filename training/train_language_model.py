@@ -1,6 +1,5 @@
 """Trains the language model; its state is saved every two minutes and resumed after an interruption."""
 
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from training.language_model import (
 from training.mixture import batches
 from training.prompts import BOOKS, ROW_VOCABULARY
 from training.quantizer import Quantizer
+from training.schedules import held_then_falling
 from training.warm_start import load_language_model, previous_tensors
 
 BOOK_WEIGHTS = (1.5, 1.0, 0.9, 0.8, 0.7, 0.7, 0.9, 0.5)
@@ -41,8 +41,7 @@ class Schedule:
         """Learning rate: linear warm-up, hold, then cosine to 3 %."""
         if step < self.warm_up:
             return self.peak_rate * (step + 1) / self.warm_up
-        progress = max(0.0, (step / self.steps - self.hold) / (1 - self.hold))
-        return self.peak_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+        return self.peak_rate * held_then_falling(step / self.steps, self.hold, floor=0.03)
 
 
 def losses(model: TinyLanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

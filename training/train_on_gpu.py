@@ -15,6 +15,7 @@ from training.batches import Batch
 from training.language_model import TinyLanguageModel
 from training.mixture import batches
 from training.quantizer import MEL_BOOKS, Quantizer
+from training.schedules import held_then_falling
 from training.train_language_model import (
     log,
     losses,
@@ -46,8 +47,7 @@ class TimedSchedule:
         """Learning rate at `progress` (0 to 1): linear warm-up, hold, then cosine to 3 %."""
         if progress < self.warm_up:
             return self.peak_rate * (0.02 + 0.98 * progress / self.warm_up)
-        fallen = min(max(0.0, (progress - self.hold) / (1 - self.hold)), 1.0)
-        return self.peak_rate * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * fallen)))
+        return self.peak_rate * held_then_falling(progress, self.hold, floor=0.03)
 
 
 class GroupedMuon(torch.optim.Muon):
