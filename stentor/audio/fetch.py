@@ -15,8 +15,9 @@ from stentor.audio.download import Downloader, check_media_type, too_large
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError
 
-# No audio file is shorter, and no path is as long without a dot.
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}=*\s*")
+# No audio file is shorter, and no path is as long without a dot. The `+` behind the count keeps what it took:
+# no text is tried in two ways, which for a megabyte of blanks would take hours.
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}+=*\s*")
 _DATA_URI = re.compile(
     r"data:(?P<type>[^;,]*)(?P<parameters>(;[^;,]*)*),(?P<data>.*)", re.DOTALL | re.IGNORECASE
 )

@@ -55,6 +55,11 @@ def test_damaged_text_is_refused(text: str, said: str) -> None:
     assert caught.value.param == "references"
 
 
+def test_blanks_do_not_hold_the_reader_up() -> None:
+    with pytest.raises(ForbiddenError):
+        reader().read("A" * 64 + " " * 300_000 + "!")
+
+
 @pytest.mark.parametrize("make", [bytes, lambda data: base64.b64encode(data).decode()])
 def test_what_is_too_large_is_refused(make: Callable[[bytes], str | bytes]) -> None:
     assert reader(max_bytes=len(SOUND)).read(make(SOUND)) == SOUND
