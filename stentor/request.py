@@ -63,7 +63,8 @@ def _check_number(
     if value is None:
         return
     known = isinstance(value, (kind, int)) and not isinstance(value, bool)
-    if not (known and math.isfinite(value) and fits(value)):
+    # Larger whole numbers do not travel between processes.
+    if not (known and fits(value) and (math.isfinite(value) if type(value) is float else value < 2**63)):
         noun = "a whole number" if kind is int else "a number"
         raise RequestError(f"{name} is {value!r}, but must be {noun} {bounds}", param=name)
 
@@ -126,6 +127,8 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
         if not self.text.strip():
             raise RequestError("the text is empty: give at least one word to say", param="input")
         check_characters(self.text, "input")
+        frames = self.initial_chunk_frames
+        _check_number("initial_chunk_frames", frames, int, "at least 1", lambda value: value >= 1)
 
 
 class Prompt(msgspec.Struct, frozen=True, tag=True):

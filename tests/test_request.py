@@ -53,6 +53,8 @@ def test_defaults_are_not_shared_arrays() -> None:
         ("seed", 2**63),
         ("seed", True),
         ("max_new_tokens", 0),
+        ("max_new_tokens", 2**63),
+        pytest.param("top_k", 10**400, id="top_k-huge"),
     ],
 )
 def test_impossible_sampling_is_refused_by_name(name: str, value: object) -> None:
@@ -83,6 +85,13 @@ def test_a_text_with_nothing_to_say_is_refused(text: object) -> None:
     with pytest.raises(RequestError, match="the text") as caught:
         SpeechRequest("r", text)  # type: ignore[arg-type]
     assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize("frames", [0, -5, 2.5, "4", 10**30])
+def test_a_first_chunk_of_no_number_of_frames_is_refused(frames: object) -> None:
+    with pytest.raises(RequestError, match="whole number at least 1") as caught:
+        SpeechRequest("r", "hello", initial_chunk_frames=frames)  # type: ignore[arg-type]
+    assert caught.value.param == "initial_chunk_frames"
 
 
 def test_half_a_character_is_refused() -> None:
