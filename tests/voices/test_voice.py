@@ -58,6 +58,29 @@ def test_a_bomb_is_not_unpacked() -> None:
         unpack(file.getvalue())
 
 
+def test_an_array_that_no_memory_could_hold_is_refused() -> None:
+    codes = io.BytesIO()
+    shape = {"descr": "<u2", "fortran_order": False, "shape": (10**15, 8)}
+    np.lib.format.write_array_header_1_0(codes, shape)
+    with pytest.raises(RequestError, match="no voice that can be read"):
+        unpack(_with_codes(codes.getvalue()))
+
+
+def test_a_damaged_file_that_another_tool_compressed_is_refused() -> None:
+    data = bytearray(_with_codes(np.random.default_rng(0).bytes(5_000), zipfile.ZIP_DEFLATED))
+    data[data.find(b"codes.npy") + len(b"codes.npy")] = 7  # a block of no type that deflate knows
+    with pytest.raises(RequestError, match="no voice that can be read"):
+        unpack(bytes(data))
+
+
+def _with_codes(codes: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("voice.json", b'{"id": "voice_0", "name": "Rosa"}')
+        archive.writestr("codes.npy", codes, compression)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     "codes", [np.ones((3, 8)), np.ones(8, int), np.zeros((0, 8), int), [[1, 2], [-1, 0]], [[70_000]]]
 )
