@@ -11,8 +11,8 @@ from stentor.request import Array
 _STEP_S = 0.1
 _STEPS_PER_BLOCK = 4
 _OFFSET_DB = -0.691
-_ABSOLUTE_GATE_LUFS = -70.0
-_RELATIVE_GATE_LU = -10.0
+_ABSOLUTE_GATE = 10 ** ((-70.0 - _OFFSET_DB) / 10)  # a power
+_RELATIVE_GATE = 10 ** (-10.0 / 10)
 
 _PEAK = 0.98
 _MOST_GAIN_DB = 24.0
@@ -42,13 +42,14 @@ class Leveller:
 
     def __init__(self, target_lufs: float, sample_rate_hz: int, *, whole: bool = False) -> None:
         self._target_lufs = target_lufs
-        self._num_before = float("inf") if whole else _STEPS_PER_BLOCK
+        self._whole = whole
         self._rate_hz = sample_rate_hz
         self._step = round(_STEP_S * sample_rate_hz)
         self._input = np.zeros(0, np.float32)  # behind `_recent`, not yet measured
         self._waiting: list[Array] = []  # measured steps that have no gain yet
         self._recent = np.zeros(0, np.float32)
         self._powers: list[float] = []
+        self._wanted = 1.0
         self._gain: float | None = None
 
     def feed(self, waveform: Array) -> Array:
@@ -64,7 +65,7 @@ class Leveller:
         """The rest."""
         ready = self._measure(self._input) if len(self._input) else []
         if self._gain is None:
-            self._gain = self._wanted()
+            self._gain = self._wanted = self._told()
         while self._waiting:
             ready.append(self._apply())
         return np.concatenate([self._input[:0], *ready])
@@ -73,17 +74,22 @@ class Leveller:
         self._waiting.append(step)
         self._recent = np.concatenate((self._recent, step))[-_STEPS_PER_BLOCK * self._step :]
         self._powers.append(_power(self._recent, self._rate_hz))
-        if self._gain is None:
-            gate = max(self._powers) * 10 ** (_RELATIVE_GATE_LU / 10)
-            if sum(power > gate > 0 for power in self._powers) < self._num_before:
-                return []
-            self._gain = self._wanted()
+        if self._gain is None and (self._whole or not self._heard()):
+            return []
+        self._wanted = self._told()
+        self._gain = self._gain or self._wanted
         ready = []
         while len(self._waiting) > 1:
             ready.append(self._apply())
         return ready
 
-    def _wanted(self) -> float:
+    def _heard(self) -> bool:
+        """Have 400 ms had a sound."""
+        gate = max(self._powers) * _RELATIVE_GATE
+        return sum(power > gate > 0 for power in self._powers) >= _STEPS_PER_BLOCK
+
+    def _told(self) -> float:
+        """The gain that what was measured so far asks for."""
         measured_lufs = _gated(self._powers)
         if measured_lufs == -np.inf:
             return 1.0
@@ -94,7 +100,7 @@ class Leveller:
         assert self._gain is not None
         step = self._waiting.pop(0)
         slew = 10 ** (_SLEW_DB / 20)
-        wanted = min(max(self._wanted(), self._gain / slew), self._gain * slew)
+        wanted = min(max(self._wanted, self._gain / slew), self._gain * slew)
         begin = min(self._gain, _highest_gain(step))
         ahead = self._waiting[0] if self._waiting else step
         end = min(wanted, _highest_gain(step), _highest_gain(ahead))
@@ -109,16 +115,12 @@ def _highest_gain(waveform: Array) -> float:
 
 def _gated(powers: list[float]) -> float:
     """The loudness of blocks by their weighted powers."""
-    audible = [power for power in powers if _lufs(power) > _ABSOLUTE_GATE_LUFS]
-    if not audible:
+    audible = np.array(powers)
+    audible = audible[audible > _ABSOLUTE_GATE]
+    if not len(audible):
         return float("-inf")
-    gate = _lufs(sum(audible) / len(audible)) + _RELATIVE_GATE_LU
-    loud = [power for power in audible if _lufs(power) > gate]
-    return _lufs(sum(loud) / len(loud))
-
-
-def _lufs(power: float) -> float:
-    return _OFFSET_DB + 10 * float(np.log10(power)) if power > 0 else float("-inf")
+    loud = audible[audible > audible.mean() * _RELATIVE_GATE]
+    return _OFFSET_DB + 10 * float(np.log10(loud.mean()))
 
 
 def _power(block: Array, sample_rate_hz: int) -> float:

@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 
+from stentor.audio import loudness
 from stentor.audio.loudness import Leveller, loudness_lufs
 
 RATE = 24_000
@@ -68,6 +69,20 @@ def test_silence_has_no_loudness() -> None:
 def test_a_whole_utterance_gets_the_loudness_that_was_asked_for(level: float, target_lufs: float) -> None:
     output = levelled(babble(5.0, level), target_lufs, whole=True)
     assert loudness_lufs(output, RATE) == pytest.approx(target_lufs, abs=0.3)
+
+
+def test_all_that_was_heard_is_looked_at_once_for_a_whole_and_once_a_step_for_a_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+    gated = loudness._gated
+    monkeypatch.setattr(loudness, "_gated", lambda powers: (looks.append(len(powers)), gated(powers))[1])
+    levelled(babble(10.0), -23, whole=True)
+    assert looks == [100]
+    looks.clear()
+    levelled(babble(10.0), -23)
+    assert looks[-1] == 100
+    assert len(looks) == len(set(looks))
 
 
 @pytest.mark.parametrize("level", [0.05, 0.1, 0.3])
