@@ -1,8 +1,8 @@
 """Knows how a text of several parts is spoken as one stream: one request behind the other, two at a time."""
 
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol, Self
 
 import numpy as np
@@ -45,7 +45,8 @@ class Passage:
 
     def __next__(self) -> Audio:
         while True:
-            audio = next(self._present, None)
+            with self._failing_as_one():
+                audio = next(self._present, None)
             if audio is not None:
                 return self._heard(audio)
             if not self._go_on():
@@ -56,7 +57,8 @@ class Passage:
 
     async def __anext__(self) -> Audio:
         while True:
-            audio = await anext(self._present, None)
+            with self._failing_as_one():
+                audio = await anext(self._present, None)
             if audio is not None:
                 return self._heard(audio)
             if not self._go_on():
@@ -69,6 +71,15 @@ class Passage:
             self._next.abort()
             self._next = None
         self._present.abort()
+
+    @contextmanager
+    def _failing_as_one(self) -> Iterator[None]:
+        """What follows a part that failed is not to be heard, and so not to be made."""
+        try:
+            yield
+        except StentorError:
+            self.abort()
+            raise
 
     def _begin(self) -> AudioStream:
         """Submit the next request; if that is refused, it stays the next."""

@@ -104,16 +104,20 @@ def test_the_first_reason_that_is_no_stop_is_told() -> None:
         next(passage)
 
 
-def test_a_failure_of_a_part_is_the_passages() -> None:
+@pytest.mark.parametrize("reader", READERS, ids=["threads", "asyncio"])
+def test_a_failure_of_a_part_is_the_passages(reader: Callable[..., list[Audio]]) -> None:
     house = House()
     passage = speak(house.submit, request(), INFO)
     house.say(1)
-    house.streams[0].end()
     assert next(passage)
+    house.streams[1].put(Audio(np.zeros(3, np.float32), 24_000))
     house.streams[1].end(InternalError("a worker died"))
-    assert next(passage)
     with pytest.raises(InternalError, match="a worker died"):
-        next(passage)
+        reader(passage)
+    # The third part was on its way when the second was heard: nobody is to hear it.
+    assert len(house.streams) == 3
+    assert all(stream.released for stream in house.streams)
+    assert reader(passage) == []
 
 
 def test_a_part_that_finds_no_place_at_first_is_tried_again() -> None:
