@@ -45,6 +45,7 @@ class Crew:
         self.limits = {worker.name: RestartLimit(restart_limit) for worker in workers}
         self._changed = changed
         self._built: set[str] = set()
+        self._stopping = False
         # One build at a time: two threads that import the same heavy libraries wait for each other anyway.
         self._building = threading.Lock()
         for worker in workers:
@@ -70,6 +71,7 @@ class Crew:
 
     def stop(self, timeout_s: float) -> bool:
         """Let every worker finish its step; False if one has not within the time."""
+        self._stopping = True
         for worker in self.workers:
             worker.stop()
         deadline = time.monotonic() + timeout_s
@@ -80,11 +82,9 @@ class Crew:
 
     def _work(self, worker: Worker) -> None:
         try:
-            with self._building:
-                worker.build()
-            self._built.add(worker.name)
-            self._changed()
-            self._run(worker)
+            if self._build(worker):
+                self._changed()
+                self._run(worker)
         except BaseException as error:
             defect = not isinstance(error, StentorError)
             log.error("worker %s has ended: %s", worker.name, error, exc_info=defect)
@@ -92,6 +92,19 @@ class Crew:
             self._changed()
         finally:
             worker.close()
+
+    def _build(self, worker: Worker) -> bool:
+        """Build the stage in its turn, unless there is no use for it any more."""
+        with self._building:
+            if self._stopping or self.failure is not None:
+                return False
+            try:
+                worker.build()
+            except BaseException as error:
+                self.failure = to_failure(error)  # before it is the next one's turn
+                raise
+            self._built.add(worker.name)
+        return True
 
     def _run(self, worker: Worker) -> None:
         broken_by: Exception | None = None

@@ -1,6 +1,8 @@
 import threading
 import time
 
+import pytest
+
 from stentor.pipeline.crew import Crew, RestartLimit
 from stentor.pipeline.links import Doorbell
 from stentor.pipeline.links.local import LocalLink
@@ -79,6 +81,37 @@ def test_a_build_that_fails_is_the_crews_failure() -> None:
     assert house.crew.failure is not None
     assert house.crew.failure.message == "OSError: no memory left"
     assert house.crew.stop(1.0)
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["failed", "stopped"])
+def test_no_further_stage_is_built_once_one_has_failed_or_the_crew_is_stopped(fails: bool) -> None:
+    began, may_end, built = threading.Event(), threading.Event(), list[str]()
+
+    def first() -> Script:
+        began.set()
+        assert may_end.wait(30.0)
+        if fails:
+            raise OSError("no memory left")
+        return Script()
+
+    def other() -> Script:
+        built.append("other")
+        return Script()
+
+    bell = Doorbell()
+    links = LocalLink(9, bell, bell), LocalLink(9, bell, bell)
+    workers = [Worker(StageSpec(build.__name__, build), *links, bell) for build in (first, other, other)]
+    crew = Crew(workers, 5, bell.ring)
+    crew._threads[0].start()
+    assert began.wait(30.0)
+    for thread in crew._threads[1:]:
+        thread.start()
+    if not fails:
+        assert not crew.stop(0.0)
+    may_end.set()
+    assert all(thread.join(30.0) is None and not thread.is_alive() for thread in crew._threads)
+    assert built == []
+    assert (crew.failure is not None) == fails
 
 
 def test_a_rebuild_that_fails_is_tried_again_within_the_limit() -> None:
