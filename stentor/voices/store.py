@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 from stentor.audio.formats import encode_file
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError, StentorError, TooLargeError
-from stentor.request import Array, Audio, ModelInfo, Reference
+from stentor.request import Array, Audio, ModelInfo, Reference, check_characters
 from stentor.voices.folder import SharedFolder, Stamp
 from stentor.voices.names import check_name, is_id, new_id, skeleton
 from stentor.voices.presets import Presets
@@ -121,16 +122,7 @@ class VoiceStore:
         Raises:
             RequestError: the name is taken or cannot be one, or there are too many voices.
         """
-        if not self._config.keep_recordings:
-            recording = None
-        made = Voice(
-            id=new_id(),
-            name=name,
-            created_at=int(time.time()),
-            codec=self._codec,
-            sha256=None if recording is None else hashlib.sha256(recording).hexdigest(),
-            **about,
-        )
+        made = Voice(new_id(), name, created_at=int(time.time()), codec=self._codec, **about)
         return self._insert(VoiceFile(made, check_codes(codes), recording))
 
     def add_enrolled(self, name: str, made: Audio, **about: str | None) -> Voice:
@@ -148,10 +140,7 @@ class VoiceStore:
         """
         self._check_size(data)
         packed = unpack(data)
-        voice = packed.voice
-        if packed.recording is None and voice.codec != self._codec:
-            raise _foreign(voice)
-        voice = msgspec.structs.replace(voice, name=name or voice.name, preset=False)
+        voice = msgspec.structs.replace(packed.voice, name=name or packed.voice.name, preset=False)
         return self._insert(msgspec.structs.replace(packed, voice=voice))
 
     def change(self, name: str, /, **about: str | None) -> Voice:
@@ -185,14 +174,21 @@ class VoiceStore:
         self._check_free(Voice("", check_name(name)))
 
     def _insert(self, packed: VoiceFile) -> Voice:
-        voice = msgspec.structs.replace(packed.voice, name=check_name(packed.voice.name))
+        recording = packed.recording if self._config.keep_recordings else None
+        if recording is None and packed.voice.codec != self._codec:
+            raise _foreign(packed.voice)
+        voice = msgspec.structs.replace(
+            packed.voice,
+            name=check_name(packed.voice.name),
+            sha256=None if recording is None else hashlib.sha256(recording).hexdigest(),
+        )
         _check_about({field: getattr(voice, field) for field in _MAX_CHARS})
         with self._shared().locked():
             self._check_room()
             if voice.id in {own.id for own in self._own()} or not is_id(voice.id):
                 voice = msgspec.structs.replace(voice, id=new_id())
             self._check_free(voice)
-            data = msgspec.structs.replace(packed, voice=voice).pack()
+            data = VoiceFile(voice, packed.codes, recording).pack()
             self._check_size(data)
             self._shared().write(voice.id, data)
         return voice
@@ -225,6 +221,7 @@ class VoiceStore:
     def _find(self, name: str) -> _Known | None:
         with self._mutex:
             self._refresh()
+            name = unicodedata.normalize("NFC", name)  # as names are kept
             return self._known.get(self._ids.get(name, name))
 
     def _own(self) -> list[Voice]:
@@ -304,6 +301,7 @@ def _check_about(about: dict[str, str | None]) -> None:
         value = about.get(field)
         if value is not None and not (isinstance(value, str) and len(value) <= limit):
             raise RequestError(f"{field} must be text of at most {limit} characters", param=field)
+        check_characters(value or "", field)
 
 
 def _foreign(voice: Voice) -> RequestError:

@@ -163,6 +163,33 @@ def test_recordings_are_kept_only_if_wanted(open_store: Open) -> None:
     assert open_store().read("Rosa").recording is None
 
 
+def test_a_voice_that_comes_as_a_file_keeps_its_recording_only_if_wanted(open_store: Open) -> None:
+    made = open_store().add("Rosa", CODES, b"fLaC")
+    data = open_store().read("Rosa").pack()
+    open_store().remove("Rosa")
+    with pytest.raises(RequestError, match="another model's codec and no recording"):
+        open_store("codec-2", keep_recordings=False).add_file(data)
+    rosa = open_store(keep_recordings=False).add_file(data)
+    assert (made.sha256 is None, rosa.sha256) == (False, None)
+    assert open_store().read("Rosa").recording is None
+
+
+def test_a_name_means_its_voice_however_its_marks_are_written(open_store: Open) -> None:
+    store = open_store()
+    rene = store.add("Rene\u0301", CODES)
+    assert rene.name == "Ren\u00e9"
+    for written in ("Rene\u0301", "Ren\u00e9"):
+        assert store.about(written) == rene
+
+
+def test_half_a_character_is_refused_in_what_is_said_of_a_voice(open_store: Open) -> None:
+    store = open_store()
+    with pytest.raises(RequestError, match="half a character") as caught:
+        store.add("Rosa", CODES, description="calm \ud83d")
+    assert caught.value.param == "description"
+    assert store.names() == (DEFAULT, "carl")
+
+
 def test_an_exported_voice_can_be_imported_elsewhere(open_store: Open, tmp_path: Path) -> None:
     store = open_store()
     rosa = store.add("Rosa", CODES, b"fLaC", transcript="words")
