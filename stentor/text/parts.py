@@ -16,15 +16,17 @@ def parts_of(text: str, max_chars: int, known_tags: Iterable[str]) -> list[str]:
     splitter = SentenceSplitter()
     parts: list[str] = []
     for sentence in [*splitter.feed(text), *splitter.flush()]:
-        # What says nothing by itself stays with what it follows.
-        silent = not any(
-            c.isalnum() for is_tag, piece in split(sentence, known_tags) if not is_tag for c in piece
-        )
+        # What says nothing by itself stays with what it follows, or at the beginning with what follows it.
+        silent = not all(_is_spoken(part, known_tags) for part in (sentence, *parts[-1:]))
         if parts and (silent or len(parts[-1]) + len(sentence) <= max_chars):
             parts[-1] += sentence
         else:
             parts.append(sentence)
     return _with_manners([part.strip() for part in parts], known_tags)
+
+
+def _is_spoken(text: str, known_tags: tuple[str, ...]) -> bool:
+    return any(c.isalnum() for is_tag, piece in split(text, known_tags) if not is_tag for c in piece)
 
 
 def _with_manners(parts: list[str], known_tags: tuple[str, ...]) -> list[str]:

@@ -81,3 +81,12 @@ def test_what_says_nothing_stays_with_what_it_follows() -> None:
     assert parts_of("Good morning to you. <|sfx:laughter|> ...", 1, TAGS) == [
         "Good morning to you. <|sfx:laughter|> ..."
     ]
+
+
+def test_what_says_nothing_at_the_beginning_stays_with_what_follows() -> None:
+    assert parts_of("\n" * 600 + "Good morning to you.", 1, TAGS) == ["Good morning to you."]
+    line = "-" * 600 + "\n"
+    assert parts_of(line + "Good morning to you. How are you?", 1, TAGS) == [
+        line + "Good morning to you.",
+        "How are you?",
+    ]
