@@ -4,6 +4,7 @@ The only reader of STENTOR_* variables. Each field carries a help text, from whi
 the environment names (`STENTOR_<SECTION>_<FIELD>`) and the reference page are generated.
 """
 
+import math
 import os
 import typing
 from collections.abc import Iterator, Mapping
@@ -307,6 +308,8 @@ class Setting:
             return
         if type(value) is not self.type and not (self.type is float and type(value) is int):
             raise ConfigError(f"{name} is {value!r}, but must be of type {self.type.__name__}")
+        if value == math.inf:
+            raise ConfigError(f"{name} is {value!r}, but must be finite")
         if self.minimum is not None and not value >= self.minimum:
             raise ConfigError(f"{name} is {value!r}, but must be at least {self.minimum:g}")
         if self.maximum is not None and not value <= self.maximum:
