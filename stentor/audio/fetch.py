@@ -80,14 +80,12 @@ class ReferenceReader:
         return data
 
     def _from_base64(self, text: str) -> bytes:
-        self._check_size(len(text) * 3 // 4 - 2)
         standard = re.sub(r"\s", "", text).rstrip("=").replace("-", "+").replace("_", "/")
+        self._check_size(len(standard) * 3 // 4)
         try:
-            data = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+            return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
         except binascii.Error as error:
             raise RequestError(f"the reference is not valid base64: {error}") from None
-        self._check_size(len(data))
-        return data
 
     def _from_file(self, name: str) -> bytes:
         if not self._config.allowed_folder:

@@ -55,6 +55,13 @@ def test_damaged_text_is_refused(text: str, said: str) -> None:
     assert caught.value.param == "references"
 
 
+def test_the_lines_of_base64_do_not_count_as_bytes() -> None:
+    text = base64.encodebytes(SOUND).decode()
+    assert reader(max_bytes=len(SOUND)).read(text) == SOUND
+    with pytest.raises(TooLargeError, match="more than 1027 bytes"):
+        reader(max_bytes=len(SOUND) - 1).read(text)
+
+
 def test_blanks_do_not_hold_the_reader_up() -> None:
     with pytest.raises(ForbiddenError):
         reader().read("A" * 64 + " " * 300_000 + "!")
