@@ -111,10 +111,17 @@ class Crew:
         while True:
             try:
                 if broken_by is not None:
-                    worker.recover(broken_by)
+                    self._recover(worker, broken_by)
                 return worker.run()
             except Exception as error:
                 broken_by = error
             if not self.limits[worker.name].allows():
                 raise InternalError(f"stage {worker.name} failed too often: {broken_by}") from broken_by
             log.error("stage %s is broken; building it anew", worker.name, exc_info=broken_by)
+
+    def _recover(self, worker: Worker, error: Exception) -> None:
+        self._built.discard(worker.name)
+        self._changed()
+        worker.recover(error)
+        self._built.add(worker.name)
+        self._changed()

@@ -114,6 +114,30 @@ def test_no_further_stage_is_built_once_one_has_failed_or_the_crew_is_stopped(fa
     assert (crew.failure is not None) == fails
 
 
+def test_a_crew_is_not_ready_while_a_stage_is_built_anew() -> None:
+    fragile, rebuilding, may_end = Fragile(broken=1), threading.Event(), threading.Event()
+    build = fragile.build
+
+    def slowly() -> Script:
+        if fragile.made:
+            rebuilding.set()
+            assert may_end.wait(30.0)
+        return build()
+
+    fragile.build = slowly  # type: ignore[method-assign]
+    house = House(fragile, limit=5)
+    house.ask("a", "b")
+    house.inbox.send([into("c")])
+    assert rebuilding.wait(30.0)
+    assert not house.crew.ready
+    may_end.set()
+    deadline = time.monotonic() + 30.0
+    while not house.crew.ready:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert house.crew.stop(2.0)
+
+
 def test_a_rebuild_that_fails_is_tried_again_within_the_limit() -> None:
     house = House(Fragile(broken=1, builds_fail_after=1), limit=3)
     house.ask(*"abcd")
