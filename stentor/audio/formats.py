@@ -88,7 +88,8 @@ def encode_file(waveform: Array, format: str, sample_rate_hz: int, bit_rate: int
         return header + pcm
     file = io.BytesIO()
     writer = _LibavWriter(file, _at(described, bit_rate), sample_rate_hz, options={})
-    writer.write(_quantised(waveform))
+    if len(waveform):
+        writer.write(_quantised(waveform))
     writer.close()
     return file.getvalue()
 

@@ -155,6 +155,11 @@ def test_every_format_has_its_media_type() -> None:
     }
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_sound_at_all_is_a_file_too(format: str) -> None:
+    assert isinstance(encode_file(np.zeros(0, np.float32), format, RATE), bytes)
+
+
 def test_an_unknown_format_is_refused_by_name() -> None:
     for make in (lambda: Encoder("ogg", RATE), lambda: encode_file(speech_like(), "ogg", RATE)):
         with pytest.raises(RequestError, match="'ogg' is unknown: choose one of wav, pcm") as caught:
