@@ -1,6 +1,7 @@
 """Knows how a new voice comes over HTTP, as a form or as JSON, and has the pipeline make it."""
 
 import json
+import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import HTTPException, Request
@@ -89,6 +90,8 @@ async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_
         raise RequestError("a voice is made of a recording, or codes: give one", param="audio_sample")
     await run_in_threadpool(voices.check_new, body.name)
     reference = Reference(body.audio_sample, read_codes(body.codes, "codes"), body.transcript)
+    # The caller's id may come again while its request is still on its way out.
+    request_id = f"{request_id}.{secrets.token_hex(4)}"
     try:
         made = await _through_pipeline(service, SpeechRequest(request_id, "a voice", reference, enroll=True))
     except RequestError as error:

@@ -71,6 +71,15 @@ def test_voices_are_listed_with_id_and_name(server: Running) -> None:
     assert not {"transcript", "consent", "sha256"} & set(rosa)
 
 
+def test_one_id_may_stand_for_several_voices(server: Running) -> None:
+    server.http.headers["X-Request-Id"] = "my-voices"
+    create(server)
+    create(server, name="Otto")
+    first, second = server.pipeline.requests
+    assert first.request_id != second.request_id
+    assert first.request_id.startswith("my-voices.")
+
+
 @pytest.mark.parametrize("query", ["?legacy", "?legacy=true", "?legacy=1"])
 def test_older_clients_get_strings(server: Running, query: str) -> None:
     made = create(server).json()
