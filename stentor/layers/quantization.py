@@ -20,6 +20,8 @@ Scheme = Literal["none", "int8", "fp8", "int4"]
 
 # Weights of one int4 group share a scale.
 INT4_GROUP = 128
+# Columns that PyTorch's int8 kernel for a CPU takes at once.
+_INT8_STEP = 16
 _FLOAT8 = torch.float8_e4m3fn
 _LARGEST = {"int8": 127.0, "fp8": torch.finfo(_FLOAT8).max, "int4": 7.0}
 
@@ -97,6 +99,8 @@ def make_product(weight: Tensor, scheme: Scheme) -> Product:
         return Linear(weight)
     if scheme != "int8":
         raise ConfigError(f"--quantization {scheme} needs a GPU; a CPU has 'int8'")
+    if weight.dtype == torch.float64:
+        raise ConfigError("--quantization int8 does not go with --dtype float64: use none")
     return Int8OnCpu(quantize(weight, scheme), weight.dtype)
 
 
@@ -104,11 +108,14 @@ class Int8OnCpu:
     """int8 weights, read as they are by PyTorch's own kernel, whose rows do not feel each other."""
 
     def __init__(self, weight: Quantized, dtype: torch.dtype) -> None:
-        self._values = weight.values
+        # The kernel reads beyond what is no whole step, and crashes there.
+        self._missing = -weight.values.shape[1] % _INT8_STEP
+        self._values = F.pad(weight.values, (0, self._missing))
         self._scale = weight.scale[:, 0].to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[num_rows, in_features] to [num_rows, out_features]."""
+        x = F.pad(x, (0, self._missing)) if self._missing else x
         return torch._weight_int8pack_mm(x, self._values, self._scale)
 
 

@@ -46,9 +46,10 @@ def test_what_can_be_said_is_said_exactly_and_zero_stays_zero(scheme: str) -> No
     assert torch.equal(restore(quantize(weight, scheme), torch.float32), weight)
 
 
+@pytest.mark.parametrize("inner", [256, 100, 9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_int8_on_a_cpu_is_the_product_of_the_restored_weight(dtype: torch.dtype) -> None:
-    x, weight = torch.randn(9, 256).to(dtype), torch.randn(70, 256).to(dtype)
+def test_int8_on_a_cpu_is_the_product_of_the_restored_weight(dtype: torch.dtype, inner: int) -> None:
+    x, weight = torch.randn(9, inner).to(dtype), torch.randn(70, inner).to(dtype)
     expected = x.double() @ restore(quantize(weight, "int8"), torch.float64).T
     assert error(make_product(weight, "int8")(x), expected) < (1e-5 if dtype == torch.float32 else 1e-2)
 
@@ -85,6 +86,8 @@ def test_what_cannot_be_had_is_refused_with_what_can() -> None:
     for scheme in ("fp8", "int4"):
         with pytest.raises(ConfigError, match=f"--quantization {scheme} needs a GPU; a CPU has 'int8'"):
             make_product(torch.randn(8, 128), scheme)
+    with pytest.raises(ConfigError, match="int8 does not go with --dtype float64: use none"):
+        make_product(torch.randn(8, 128).double(), "int8")
     with pytest.raises(ConfigError, match="multiple of 128 columns, this model has 96: use int8"):
         quantize(torch.randn(8, 96), "int4")
 
