@@ -75,9 +75,17 @@ class Engine:
         self._scheduler.add(sequence)
 
     def step(self) -> list[Output]:
-        """One row for every running sequence, and the first row of those that come in."""
+        """One row for every running sequence, and the first row of those that come in.
+
+        If it raises, every sequence is to be aborted.
+        """
         with self._runner.in_order():
-            flight = self._launch()
+            try:
+                flight = self._launch()
+            except Exception:
+                self._flight, self._refused = None, []
+                self._runner.reset()
+                raise
             if self._overlaps:
                 flight, self._flight = self._flight, flight
             refused, self._refused = self._refused, []

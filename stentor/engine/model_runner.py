@@ -154,6 +154,11 @@ class ModelRunner:
             self._state.write_rows(removal.slot, self._state.copy_row(removal.last))
         self._state.write_rows(removal.last, self._idle)
 
+    def reset(self) -> None:
+        """Forget a step that failed on its way: no record of it lands, and no row is left to run on."""
+        self._landing.close()
+        self._state.packed[:] = self._idle
+
     def save(self, removal: Removal) -> None:
         """Put a sequence aside that makes room, exactly as it is; to be called before `release`."""
         row = self._state.copy_row(removal.slot)

@@ -12,6 +12,7 @@ from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
 from stentor.engine.scheduler import Chunk
 from stentor.engine.sequence import Sequence
+from stentor.engine.state import Status
 from stentor.request import FinishReason, SamplingParams
 from tests.checkpoints import Recipe
 from tests.engine.harness import Rig, Story, content_rows, make_lm, make_sequence
@@ -386,3 +387,39 @@ def test_only_a_sequence_that_has_no_memory_alone_fails(
     for name, sequence in sequences.items():
         if sequence is not starving:
             assert np.array_equal(sequence.rows[: sequence.num_rows], expected[name].rows)
+
+
+@pytest.mark.parametrize("overlap", ["on", "off"])
+@pytest.mark.parametrize("broken", ["prefill", "save"])
+def test_a_step_that_fails_leaves_nothing_to_those_that_come_after_it(
+    broken: str, overlap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_lm(SMALL)
+    settings = {"max_context": 128, "kv_cache_bytes": 16 * 16 * model.shape.position_bytes}
+    expected = Rig(model, **settings).run(sampled(SMALL, 24)[:4])
+    engine = Engine(model, EngineConfig(overlap=overlap, **settings))
+    works = getattr(engine._runner, broken)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the card is gone")
+
+    for i in range(3):
+        engine.add(greedy(f"first{i}", random_prompt(SMALL, i, text=50), 70))
+    engine.step()
+    monkeypatch.setattr(engine._runner, broken, fail)
+    engine.add(greedy("late", random_prompt(SMALL, 9), 70))
+    with pytest.raises(RuntimeError, match="the card is gone"):
+        for _ in range(70):
+            engine.step()
+    # What a worker does then: it fails all of its requests, and serves the next ones.
+    for name in ("first0", "first1", "first2", "late"):
+        engine.abort(name)
+    monkeypatch.setattr(engine._runner, broken, works)
+    assert (engine._runner._state.status == Status.IDLE).all()
+    sequences = {sequence.id: sequence for sequence in sampled(SMALL, 24)[:4]}
+    for sequence in sequences.values():
+        engine.add(sequence)
+    while engine.has_work():
+        engine.step()
+    for name, sequence in sequences.items():
+        assert np.array_equal(sequence.rows[: sequence.num_rows], expected[name].rows)
