@@ -76,13 +76,10 @@ class StageSpec:
     """One stage of a declared pipeline.
 
     `build(**options)` makes the stage inside its worker, so it must be a top-level function and its options
-    picklable. Stages of one `group` share a process when workers are processes. `memory_bytes` is the
-    stage's budget on `device` (None: undeclared, CPU only).
+    picklable. Stages of one `group` share a process when workers are processes.
     """
 
     name: str
     build: Callable[..., Stage]
     options: dict[str, Any] = field(default_factory=dict)
     group: str = "main"
-    device: str = "cpu"
-    memory_bytes: int | None = None

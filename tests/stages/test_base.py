@@ -27,5 +27,5 @@ def test_an_abort_is_told_from_work_on_the_wire() -> None:
 
 
 def test_a_declared_stage_survives_the_way_to_another_process() -> None:
-    spec = StageSpec("encode", build_nothing, {"size": 3}, group="frontend", memory_bytes=10)
+    spec = StageSpec("encode", build_nothing, {"size": 3}, group="frontend")
     assert pickle.loads(pickle.dumps(spec)) == spec

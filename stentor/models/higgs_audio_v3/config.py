@@ -159,9 +159,10 @@ def _check_geometry(config: V3Config, audio: Fields, text: Fields) -> None:
 
 
 def _rope_theta(text: Fields) -> float:
-    nested = text.get("rope_parameters", dict, {})
-    inner = Fields(text.path, nested, "text_config.rope_parameters.")
-    kind = inner.get("rope_type", str, "default")
-    if kind != "default":
-        raise text.error(f"text_config.rope_parameters.rope_type is {kind!r}: only 'default' is supported")
-    return text.get("rope_theta", float, inner.get("rope_theta", float, _ROPE_THETA))
+    for name in ("rope_parameters", "rope_scaling"):  # The second is what older files call it.
+        given = text.get(name, dict, {})
+        kind = given.get("rope_type", given.get("type", "default"))
+        if kind != "default":
+            raise text.error(f"text_config.{name}: rope_type is {kind!r}: only 'default' is supported")
+    nested = Fields(text.path, text.get("rope_parameters", dict, {}), "text_config.rope_parameters.")
+    return text.get("rope_theta", float, nested.get("rope_theta", float, _ROPE_THETA))

@@ -32,13 +32,15 @@ log = logging.getLogger(__name__)
 class Limits:
     """What the preprocessor must know of the model and of the settings.
 
-    `context_limit` counts positions, `sampling` are the checkpoint's defaults.
+    `context_limit` counts positions, `sampling` are the checkpoint's defaults. `can_grow`: does the model
+    take more positions than the setting lets it.
     """
 
     codec: CodecConfig
     context_limit: int
     max_reference_s: float
     sampling: SamplingParams
+    can_grow: bool = False
 
     def rows(self, num_frames: int) -> int:
         """Positions that so many frames take under the delay pattern."""
@@ -122,7 +124,9 @@ class V3Preprocessor:
         if room < self._limits.rows(1):
             raise TooLargeError(
                 f"the text and its reference take {prompt_positions} positions of a context of {limit}, "
-                "which leaves no room for speech: shorten the text or the reference, or raise --max-context",
+                "which leaves no room for speech: shorten the text or the reference"
+                + ", or raise --max-context"
+                * self._limits.can_grow,
                 param="input",
             )
         rows = filled.max_new_tokens

@@ -61,13 +61,12 @@ class HiggsAudioV3:
         if config.model.load_format != "dummy":
             self.check(checkpoint)
         options = {"checkpoint": checkpoint, "config": config}
-        device = config.model.device
         sound = "engine" if _shares_process(config) else "vocoder"
         return [
             StageSpec("preprocess", build_preprocess, options, group="frontend"),
-            StageSpec("encode", build_encode, options, group="frontend", device=device),
-            StageSpec("generate", build_generate, options, group="engine", device=device),
-            StageSpec("vocode", build_vocode, options, group=sound, device=device),
+            StageSpec("encode", build_encode, options, group="frontend"),
+            StageSpec("generate", build_generate, options, group="engine"),
+            StageSpec("vocode", build_vocode, options, group=sound),
         ]
 
     def check(self, checkpoint: Path) -> str:
@@ -94,6 +93,7 @@ def build_preprocess(checkpoint: Path, config: Config) -> Stage:
         context_limit=min(config.engine.max_context, model.max_positions),
         max_reference_s=config.reference.max_seconds,
         sampling=read_sampling_defaults(checkpoint),
+        can_grow=config.engine.max_context < model.max_positions,
     )
     tokenizer = V3Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size)
     reader = ReferenceReader(config.reference)

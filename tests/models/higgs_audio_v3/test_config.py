@@ -94,6 +94,18 @@ UNFIT: list[tuple[str, str, object, str]] = [
     ("text_config", "hidden_act", "gelu", "only 'silu'"),
     ("text_config", "attention_bias", True, "attention_bias"),
     ("text_config", "rope_parameters", {"rope_type": "yarn"}, "only 'default'"),
+    (
+        "text_config",
+        "rope_scaling",
+        {"rope_type": "yarn", "factor": 4.0},
+        "rope_scaling: rope_type is 'yarn': only",
+    ),
+    (
+        "text_config",
+        "rope_scaling",
+        {"type": "linear", "factor": 2.0},
+        "rope_scaling: rope_type is 'linear': only",
+    ),
 ]
 
 

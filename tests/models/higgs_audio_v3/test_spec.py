@@ -12,7 +12,7 @@ import pytest
 
 from stentor.audio.formats import encode_file
 from stentor.config import Config, ModelConfig, override
-from stentor.errors import CheckpointError
+from stentor.errors import CheckpointError, TooLargeError
 from stentor.models.higgs_audio_v3.spec import HiggsAudioV3
 from stentor.models.registry import BUILT_IN, name_of, resolve
 from stentor.request import Audio, Frames, Prompt, Reference, SamplingParams, SpeechRequest
@@ -159,6 +159,20 @@ def test_the_rows_of_a_recording_are_foreseen_before_it_is_encoded(
     assert prompt.reference_codes is not None
     assert prompt.reference_codes.shape == (num_frames, 8)
     assert prompt.sampling.max_new_tokens == 200 - len(prompt.token_ids) - (num_frames + 7)
+
+
+@pytest.mark.parametrize(("max_context", "can_grow"), [(60, True), (80, False)])
+def test_a_larger_context_is_advised_only_where_the_model_has_it(
+    tmp_path: Path, max_context: int, can_grow: bool
+) -> None:
+    content = json.loads((make_checkpoint(tmp_path) / "config.json").read_text())
+    content["text_config"]["max_position_embeddings"] = 80
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    config = override(CPU, {"engine": {"max_context": max_context}})
+    preprocess = MODEL.stages(tmp_path, config)[0]
+    with InlineStages([preprocess]) as stages, pytest.raises(TooLargeError, match="no room") as refusal:
+        stages.run("r", SpeechRequest("r", "Hello. " * 20))
+    assert ("raise --max-context" in refusal.value.message) is can_grow
 
 
 def test_dummy_weights_speak_without_any_file_of_weights(tmp_path: Path) -> None:
