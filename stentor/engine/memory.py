@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,9 @@ from stentor.layers.device import check_float8
 
 # Of what is free, this share is left to the other stages and to what nobody foresaw.
 _SHARE_LEFT = 0.2
+
+# Where the second version of control groups shows a container its own.
+_CGROUP = Path("/sys/fs/cgroup")
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,15 +87,23 @@ def report_part(what: str, size_bytes: int, device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a process could still get."""
+    """What a process could still get, in a container no more than its limit leaves."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo") as lines:
             # In KiB; counts what the system would give up of its file cache, which free pages do not.
-            return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+            available = (
+                next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+            )
     except OSError:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        parts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # There is none, or it is 'max'.
+        return available
+    return min(available, limit - used + int(parts["active_file"]) + int(parts["inactive_file"]))
 
 
 def _size(size_bytes: int) -> str:
