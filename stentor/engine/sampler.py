@@ -137,7 +137,7 @@ def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) 
     state.ramp[...] = array_library.where(frozen, state.ramp, state.ramp + opening)
     state.countdown[...] = array_library.where(frozen, state.countdown, countdown)
     state.step[...] = array_library.where(frozen, state.step, step)
-    # A sequence that ended with this row stays where it is, as one that is frozen does.
+    # One that ended with this row stands one place further, and stays there, as one that is frozen does.
     state.positions[...] = state.positions + ~frozen
     state.status[...] = status
     return record
