@@ -77,7 +77,8 @@ class EngineConfig:
     own_product_rows: int = setting(
         -1,
         "Products of up to this many rows are our own kernel's on a GPU, not the library's, and give a seed "
-        "the same codes in any batch from two to so many; -1 is 16 on cards whose best tiles are known, else 0.",
+        "the same codes in any batch from two to so many; -1 is 16 on cards whose best tiles are known, "
+        "else 0.",
         minimum=-1,
         maximum=64,
     )

@@ -403,14 +403,17 @@ def test_a_step_that_fails_leaves_nothing_to_those_that_come_after_it(
     def fail(*_: object) -> None:
         raise RuntimeError("the card is gone")
 
+    def run() -> None:
+        while engine.has_work():
+            engine.step()
+
     for i in range(3):
         engine.add(greedy(f"first{i}", random_prompt(SMALL, i, text=50), 70))
     engine.step()
     monkeypatch.setattr(engine._runner, broken, fail)
     engine.add(greedy("late", random_prompt(SMALL, 9), 70))
     with pytest.raises(RuntimeError, match="the card is gone"):
-        for _ in range(70):
-            engine.step()
+        run()
     # What a worker does then: it fails all of its requests, and serves the next ones.
     for name in ("first0", "first1", "first2", "late"):
         engine.abort(name)
@@ -419,7 +422,6 @@ def test_a_step_that_fails_leaves_nothing_to_those_that_come_after_it(
     sequences = {sequence.id: sequence for sequence in sampled(SMALL, 24)[:4]}
     for sequence in sequences.values():
         engine.add(sequence)
-    while engine.has_work():
-        engine.step()
+    run()
     for name, sequence in sequences.items():
         assert np.array_equal(sequence.rows[: sequence.num_rows], expected[name].rows)
