@@ -26,7 +26,7 @@ _ALWAYS_OPEN = {"/", "/health", "/ready", "/openapi.json"}
 _OPEN_ON_REQUEST = {"metrics": "/metrics", "voices": "/v1/audio/voices", "models": "/v1/models"}
 _TRACE_HEADERS = ("traceparent", "tracestate")
 # Of OpenAI's Realtime API, where a browser cannot set a header.
-_KEY_PROTOCOL = "openai-insecure-api-key."
+KEY_PROTOCOL = "openai-insecure-api-key."
 _KEY_PARAMETERS = ("api_key", "api-key", "xi_api_key", "xi-api-key", "authorization")
 _SWITCHING = 101
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -170,8 +170,8 @@ def presented_keys(scope: Scope) -> Iterator[bytes]:
     if scope["type"] != "websocket":
         return
     for protocol in scope.get("subprotocols", ()):
-        if protocol.startswith(_KEY_PROTOCOL):
-            yield protocol.removeprefix(_KEY_PROTOCOL).encode()
+        if protocol.startswith(KEY_PROTOCOL):
+            yield protocol.removeprefix(KEY_PROTOCOL).encode()
     for name, text in parse_qsl(scope["query_string"].decode("latin-1")):
         if name in _KEY_PARAMETERS:
             yield _bearer(text.encode())

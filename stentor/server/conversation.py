@@ -5,13 +5,14 @@ import contextlib
 import json
 import logging
 import uuid
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from stentor.errors import InternalError, RequestError, StentorError, TooLargeError
+from stentor.server.access import KEY_PROTOCOL
 from stentor.server.errors import BROKEN
 from stentor.server.utterance import ReaderGoneError
 
@@ -70,7 +71,7 @@ class Conversation:
 
     async def run(self) -> None:
         """Talk until the client goes, the dialect hangs up, or the client is silent for too long."""
-        await self._websocket.accept()
+        await self._websocket.accept(_answered(self._websocket.scope.get("subprotocols", ())))
         listening = asyncio.ensure_future(self._listen())
         try:
             ends: list[asyncio.Future[Any]] = [listening, self._over]
@@ -182,3 +183,11 @@ class Conversation:
                 await self._websocket.close(code)
         except (TimeoutError, OSError, RuntimeError, WebSocketDisconnect):
             pass  # It is closed already.
+
+
+def _answered(offered: Sequence[str]) -> str | None:
+    """The subprotocol to answer with: a browser that offers some hangs up unless it gets one of them.
+
+    It is none that carries a key, unless there is no other.
+    """
+    return min(offered, key=lambda protocol: protocol.startswith(KEY_PROTOCOL), default=None)

@@ -129,3 +129,23 @@ def test_a_message_that_is_too_large_ends_it(client: Callable[[], ClientConnecti
         socket.send(json.dumps({"say": "A" * 1000}))
         assert "1000 bytes" in heard(socket)["refused"]
         assert close_code(socket) == 1009
+
+
+@pytest.mark.parametrize(
+    ("offered", "answered"),
+    [
+        (["realtime", "openai-insecure-api-key.KEY"], "realtime"),
+        (["openai-insecure-api-key.KEY", "realtime"], "realtime"),
+        (["openai-insecure-api-key.KEY"], "openai-insecure-api-key.KEY"),
+    ],
+)
+def test_who_offers_subprotocols_gets_one_as_browsers_want(
+    front_and_port: tuple[Front, int],
+    client: Callable[[], ClientConnection],
+    offered: list[Any],
+    answered: str,
+) -> None:
+    with client():
+        pass  # It serves the app.
+    with connect(f"ws://127.0.0.1:{front_and_port[1]}/", subprotocols=offered, proxy=None) as socket:
+        assert socket.subprotocol == answered
