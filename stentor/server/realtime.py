@@ -1,6 +1,7 @@
 """Knows how `/v1/realtime` is spoken: a session whose messages are read aloud, event by event."""
 
 import base64
+import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -131,11 +132,11 @@ class Session(Conversation):
 
     async def _add_item(self, fields: Any) -> None:
         item = read(MessageItem, fields, "item")
-        if len(item.text) > self._limits.max_pending_chars:
+        # All of it is kept, whatever of it means something here.
+        num_chars = len(json.dumps(fields, ensure_ascii=False))
+        if num_chars > self._limits.max_pending_chars:
             limit = f"at most {self._limits.max_pending_chars} are allowed"
-            raise TooLargeError(
-                f"the item has {len(item.text)} characters, but {limit}", param="item.content"
-            )
+            raise TooLargeError(f"the item has {num_chars} characters, but {limit}", param="item.content")
         item_id = item.id or _new_id("item")
         if item_id in self._items:
             raise RequestError(f"there is already an item {item_id[:100]!r}", param="item.id")
@@ -212,7 +213,9 @@ class Session(Conversation):
     def _order(self, text: str, settings: dict[str, Any], wanted: ResponseCreate) -> Order:
         output = AudioOutput.model_validate(settings["audio"]["output"])
         format = output.format.type if output.format else "audio/pcm"
-        limit = wanted.max_output_tokens or settings["max_output_tokens"]
+        limit = wanted.max_output_tokens
+        if limit is None:
+            limit = settings["max_output_tokens"]
         body = SpeechBody(
             input=text,
             model=self._model,

@@ -4,9 +4,9 @@ https://platform.openai.com/docs/api-reference/realtime; what is about listening
 is let pass where a client always sends it, and refused where it would be waited for.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stentor.errors import RequestError
 from stentor.server.bodies import VoiceName
@@ -27,7 +27,16 @@ class AudioFormat(_Part):
     """The format of the audio; PCM has 24 kHz, the two of telephony have 8."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
-    rate: Literal[24_000, 8_000] | None = None
+    rate: int | None = None
+
+    @model_validator(mode="after")
+    def _has_its_rate(self) -> Self:
+        rate_hz = 24_000 if self.type == "audio/pcm" else 8_000
+        if self.rate not in (None, rate_hz):
+            raise ValueError(f"{self.type} has a rate of {rate_hz}, not {self.rate}")
+        # Both count as given, so that nothing of another format stays beside them.
+        self.type, self.rate = self.type, rate_hz
+        return self
 
 
 class AudioOutput(_Part):
@@ -98,15 +107,15 @@ _FIELDS = tuple(dict.fromkeys(name for kind in _KINDS for name in kind.model_fie
 
 
 def merged(session: dict[str, Any], update: SessionUpdate) -> dict[str, Any]:
-    """`session` with the fields that the update names, at every depth."""
+    """`session` with the fields that the update names, at every depth; null leaves a part as it is."""
     return _merge(session, update.model_dump(exclude_unset=True))
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     both = {**old, **new}
     for name, value in new.items():
-        if isinstance(value, dict) and isinstance(old.get(name), dict) and name != "voice":
-            both[name] = _merge(old[name], value)
+        if isinstance(old.get(name), dict) and name != "voice":
+            both[name] = _merge(old[name], value or {})
     return both
 
 

@@ -268,7 +268,22 @@ def test_items_are_said_once_in_order_and_can_be_looked_up(serve: Serve) -> None
             {"type": "session.update", "session": {"audio": {"output": {"format": {"type": "audio/mp3"}}}}},
             "format",
         ),
+        (
+            {
+                "type": "session.update",
+                "session": {"audio": {"output": {"format": {"type": "audio/pcm", "rate": 8000}}}},
+            },
+            "audio/pcm has a rate of 24000, not 8000",
+        ),
         ({"type": "session.update", "session": {"output_modalities": ["text"]}}, "session.output_modalities"),
+        (
+            {"type": "conversation.item.create", "item": {**message("Hi."), "more": "x" * 65_536}},
+            "at most 65536 are allowed",
+        ),
+        (
+            {"type": "response.create", "response": {"input": [message("Hi.")], "max_output_tokens": 0}},
+            "max_new_tokens is 0",
+        ),
         ({"type": "conversation.item.create", "item": {"type": "function_call"}}, "item"),
         ({"type": "response.create", "response": {"input": []}}, "no text to say"),
         ({"type": "response.create", "response": 5}, "response"),
@@ -291,3 +306,21 @@ def test_a_model_that_is_not_served_is_refused(serve: Serve) -> None:
         assert hear(socket)["error"]["code"] == "model_not_found"
         with pytest.raises(ConnectionClosed):
             hear(socket)
+
+
+@pytest.mark.parametrize(
+    "audio", [None, {"output": None}, {"output": {"format": None, "voice": None, "speed": None}}], ids=str
+)
+def test_null_leaves_the_sound_as_it_is(serve: Serve, audio: Any) -> None:
+    with session(serve(say(0.1))) as socket:
+        tell(socket, "session.update", session={"type": "realtime", "audio": audio})
+        assert hear(socket)["session"]["audio"]["output"]["format"] == {"type": "audio/pcm", "rate": RATE}
+        say_now(socket, audio=audio)
+        assert until(socket, "response.done")[-1]["response"]["status"] == "completed"
+
+
+def test_a_format_is_told_with_its_own_rate(serve: Serve) -> None:
+    with session(serve()) as socket:
+        output = {"format": {"type": "audio/pcmu"}}
+        tell(socket, "session.update", session={"type": "realtime", "audio": {"output": output}})
+        assert hear(socket)["session"]["audio"]["output"]["format"] == {"type": "audio/pcmu", "rate": 8000}
