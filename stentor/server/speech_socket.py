@@ -118,6 +118,8 @@ class SpeechSocket(Conversation):
         body = {name: value for name, value in fields.items() if name not in own}
         form = {"stream": session.stream_audio, "stream_format": "audio" if session.stream_audio else None}
         speech = validated(SpeechBody, {**body, **form, "input": "-"}, FIELDS)
+        if speech.seed is None and self._manner is not None:
+            speech = speech.model_copy(update={"seed": self._manner.seed})
         self._manner = Manner(self._service.reader, speech, self.id)
         self._fields = session
         await self.send(

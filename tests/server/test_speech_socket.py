@@ -175,6 +175,11 @@ def test_one_seed_speaks_all_sentences(serve: Serve) -> None:
         tell(socket, "input.text", text=TEXT)
         tell(socket, "input.done")
         until(socket, "session.done")
+        tell(socket, "session.config", speed=1.5)
+        tell(socket, "input.text", text=TEXT)
+        tell(socket, "input.done")
+        until(socket, "session.done")
+    assert len(running.pipeline.requests) == 9
     assert len({request.sampling.seed for request in running.pipeline.requests[3:]}) == 1
 
 

@@ -50,7 +50,8 @@ def _patient(websocket: WebSocket, limits: Limits) -> Limits:
         silence_s = float(websocket.query_params["inactivity_timeout"])
     except (KeyError, ValueError):
         return limits
-    return replace(limits, idle_timeout_s=min(max(silence_s, 1.0), _MAX_SILENCE_S))
+    # In this order what is not a number is the least: no clock could wait for it.
+    return replace(limits, idle_timeout_s=min(_MAX_SILENCE_S, max(1.0, silence_s)))
 
 
 class _Context:
@@ -82,6 +83,7 @@ class InputSocket(Conversation):
         self._voice = websocket.path_params["voice_id"]
         self._query = websocket.query_params
         self._format = OutputFormat("pcm", service.info.sample_rate_hz)
+        self._seed: int | None = None  # Of every text that has none of its own.
         self._contexts: dict[str | None, _Context] = {}
         self._num_contexts = 0
 
@@ -89,7 +91,7 @@ class InputSocket(Conversation):
         """Refuse at once what no message can mend: the voice, the model or the format."""
         try:
             self._format = output_format(self._query.get("output_format"))
-            self._manner({}, "check")
+            self._seed = self._manner({}, "check").seed
         except StentorError as error:
             await self.refuse(error, {})
             raise HangUpError(POLICY) from None
@@ -143,7 +145,10 @@ class InputSocket(Conversation):
             "voice_settings": event.get("voice_settings"),
         }
         names = tuple(SpeechFields.model_fields)
-        read = validated(SpeechFields, {**fields, "seed": event.get("seed", query.get("seed"))}, names)
+        seed = event.get("seed")
+        if seed is None:
+            seed = query.get("seed", self._seed)
+        read = validated(SpeechFields, {**fields, "seed": seed}, names)
         body = speech_body(self._voice, read, self._format, streamed=True)
         return Manner(self._service.reader, body, f"{self.id}-{number}")
 

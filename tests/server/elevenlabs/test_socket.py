@@ -181,3 +181,19 @@ def test_an_error_of_one_context_ends_no_other(serve: Serve) -> None:
         assert refused["error"] == "max_character_limit_exceeded"
         tell(socket, text="x", context_id=5)
         assert "must be a string" in until_error(socket)["message"]
+
+
+def test_one_seed_speaks_all_contexts_of_a_connection(serve: Serve) -> None:
+    running = serve(say(0.1))
+    with opened(running, "multi-stream-input") as socket:
+        for name, settings in {"a": {}, "b": {"seed": None}, "c": {"seed": 7}}.items():
+            tell(socket, text=SENTENCES[0], context_id=name, flush=True, **settings)
+            tell(socket, context_id=name, close_context=True)
+            until_final(socket, name)
+    first, second, third = (request.sampling.seed for request in running.pipeline.requests)
+    assert first == second != third == 7
+
+
+def test_a_silence_that_is_no_number_is_one_second(serve: Serve) -> None:
+    with opened(serve(), "stream-input", "inactivity_timeout=nan") as socket:
+        assert hear(socket)["message"] == "no message came for 1 s"
