@@ -12,7 +12,9 @@ _MINUTE_S = 60.0
 
 
 class Held(Protocol):
-    """A request under way."""
+    """A request under way, or a part of one: the parts of ID are ID/1, ID/2 and so on."""
+
+    request_id: str
 
     @property
     def released(self) -> bool:
@@ -62,7 +64,8 @@ class Quota:
         limit = self.key.concurrent_requests
         if limit:
             self._held = [ref for ref in self._held if (held := ref()) is not None and not held.released]
-            if len(self._held) >= limit:
+            # Of a long text two parts are under way at a time.
+            if len({held.request_id.partition("/")[0] for ref in self._held if (held := ref())}) >= limit:
                 raise RateLimitedError(
                     f"this key may have {limit} requests under way: wait for one of them to end"
                 )

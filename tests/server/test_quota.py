@@ -1,6 +1,7 @@
 """Laws of a caller's share, on a clock that the test moves."""
 
 import gc
+import uuid
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,9 @@ class Clock:
 
 class Request:
     released = False
+
+    def __init__(self, request_id: str = "") -> None:
+        self.request_id = request_id or uuid.uuid4().hex
 
 
 def quota(clock: Clock, **limits: int) -> Quota:
@@ -75,6 +79,22 @@ def test_requests_under_way_count_until_they_end_or_nobody_holds_them() -> None:
     gc.collect()
     accepted(share)
     assert not third.released
+
+
+def test_the_parts_of_a_long_text_are_one_request_under_way() -> None:
+    share = quota(Clock(), concurrent_requests=2)
+    parts = [Request("long/1"), Request("long/2")]
+    for number, part in enumerate(parts):
+        share.take(1, part, requests=int(number == 0))
+    second = accepted(share)
+    with pytest.raises(RateLimitedError, match="2 requests under way"):
+        share.check()
+    parts[0].released = True
+    with pytest.raises(RateLimitedError, match="2 requests under way"):
+        share.check()
+    parts[1].released = True
+    share.check()
+    assert not second.released
 
 
 def test_a_refusal_costs_nothing() -> None:
