@@ -36,6 +36,13 @@ from stentor.server.tracing import Tracer
 if TYPE_CHECKING:
     from stentor.pipeline.stream import AudioStream
 
+# How a request is counted that got no place, by what was raised.
+_REFUSALS = (
+    (RateLimitedError, "limited"),
+    (OverloadedError, "overloaded"),
+    (RequestError, "refused"),
+    (StentorError, "error"),
+)
 _NO_SOUND = "the model made no sound for this text: try another seed, or other words"
 
 # Samples that are only rounded, of at most so many seconds, are there before a thread would have woken.
@@ -101,9 +108,7 @@ class Utterance:
         try:
             self._stream = stream or speak(service.pipeline.submit, order.request, service.info)
         except StentorError as error:
-            limited = isinstance(error, RateLimitedError)
-            full = "limited" if limited else "overloaded"
-            self._meter.end(full if isinstance(error, OverloadedError) else "error")
+            self._meter.end(next(word for kind, word in _REFUSALS if isinstance(error, kind)))
             raise
         service.outcomes.put(self._caller.key.name, order.id, status="in_progress")
 

@@ -3,10 +3,12 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from stentor.audio.formats import to_pcm16
 from stentor.audio.shape import Shape, shape_whole
@@ -175,3 +177,15 @@ def test_a_request_is_streamed_or_not_as_it_says(service: Service) -> None:
     request = SpeechRequest("id-2.0", "Hello.", stream=True)
     asyncio.run(said(service, order(request)))
     assert fake(service).requests == [request]
+
+
+def test_a_text_in_parts_with_a_wrong_tag_is_refused_and_no_error_of_ours(service: Service) -> None:
+    service = replace(service, info=structs.replace(INFO, max_prompt_chars=10))
+
+    async def run() -> None:
+        with pytest.raises(RequestError, match="nonsense"):
+            opened(service, order(SpeechRequest("id-1.0", "One sentence. Another. <|nonsense|>")))
+
+    asyncio.run(run())
+    counted = service.metrics.render().decode()
+    assert 'stentor_speech_requests_total{finish_reason="",outcome="refused"} 1.0' in counted
