@@ -90,6 +90,10 @@ class Guest:
                 await self._refuse(error)
         except ReaderGoneError:
             pass
+        except asyncio.CancelledError:
+            # The server ends: it does not wait for one who does not read.
+            self._writer.transport.abort()
+            raise
         except Exception:
             log.exception("conversation %s has broken", self._id)
         finally:
@@ -97,9 +101,11 @@ class Guest:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             self._writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
+            try:
                 async with asyncio.timeout(self._door.limits.write_timeout_s):
                     await self._writer.wait_closed()
+            except (OSError, TimeoutError):
+                self._writer.transport.abort()
 
     async def _read(self) -> Event | None:
         reading = asyncio.ensure_future(read(self._reader, _MAX_EVENT_BYTES))
@@ -194,7 +200,8 @@ class Guest:
             if in_portions:
                 await self._send(Event("synthesize-stopped"))
         except ReaderGoneError:
-            self._writer.close()
+            # To close would be to wait until all has been read.
+            self._writer.transport.abort()
         except Exception:
             log.exception("conversation %s has broken", self._id)
             with contextlib.suppress(ReaderGoneError):

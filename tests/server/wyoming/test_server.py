@@ -94,6 +94,11 @@ def endless(request: SpeechRequest) -> Iterator[Act]:
         yield 0.01
 
 
+def flood(request: SpeechRequest) -> Iterator[Act]:
+    """Much more at once than buffers hold."""
+    yield from say(200.0, chunk=RATE)(request)
+
+
 def test_it_says_who_it_is(door: Door) -> None:
     async def run(client: AsyncTcpClient) -> None:
         await client.write_event(Describe().event())
@@ -185,6 +190,37 @@ def test_who_leaves_leaves_nothing_behind(door: Door, pipeline: FakePipeline) ->
 
     pipeline.script = endless
     talk(door, run)
+
+
+def guests() -> int:
+    """Connections that are being answered."""
+    return sum("welcome" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
+def test_who_does_not_read_is_given_up_and_does_not_hold_up_the_end(
+    door: Door, pipeline: FakePipeline
+) -> None:
+    async def run(write_timeout_s: float, *, given_up: bool) -> None:
+        patient = replace(door, limits=replace(LIMITS, write_timeout_s=write_timeout_s))
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            async with serving(patient, listener):
+                client.connect(listener.getsockname())
+                client.sendall(b'{"type": "synthesize", "data": {"text": "Hello."}}\n')
+                while not pipeline.requests:
+                    await asyncio.sleep(0.01)
+                # It stands still as soon as the buffers are full.
+                while given_up and guests():
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.5)
+            assert not guests()
+
+    pipeline.script = flood
+    asyncio.run(asyncio.wait_for(run(0.2, given_up=True), 15))
+    pipeline.requests.clear()
+    asyncio.run(asyncio.wait_for(run(60, given_up=False), 15))
 
 
 def test_a_silent_client_and_a_stranger_are_hung_up_on(door: Door) -> None:
