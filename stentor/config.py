@@ -180,7 +180,9 @@ class ServerConfig:
         "en",
         "Languages of the voices, as some clients ask (ElevenLabs, Wyoming): ISO 639-1 codes with commas.",
     )
-    max_input_chars: int = setting(4096, "Longest input text, in characters.", minimum=1)
+    max_input_chars: int = setting(
+        4096, "Longest input text, and text of a reference, in characters.", minimum=1
+    )
     max_batch_items: int = setting(32, "Texts in one request to say many, at most.", minimum=1)
     default_format: Literal["wav", "pcm", "flac", "mp3", "opus", "aac"] = setting(
         "wav", "Audio format of an answer to a request that names none ('mp3' is OpenAI's own)."

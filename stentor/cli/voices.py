@@ -50,13 +50,12 @@ def add(
     if (recording is None) == (codes is None):
         raise RequestError("a voice is made of a recording or of --codes: give one")
     voices = _open(config)
-    voices.check_new(name)
+    about = {"transcript": text, "language": language, "description": description, "consent": consent}
+    voices.check_new(name, **about)
     with Progress() as progress:
         progress.show("encoding")
         made = enroll_reference(recording or read_codes(codes or Path()), text, config)
-    voice = voices.add_enrolled(
-        name, made, transcript=text, language=language, description=description, consent=consent
-    )
+    voice = voices.add_enrolled(name, made, **about)
     print(voice.id)
     print(f"{voice.name}: {voice.duration_s:.2f} s of speech", file=sys.stderr)
 

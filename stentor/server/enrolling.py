@@ -8,6 +8,7 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 from stentor.errors import InternalError, RequestError
 from stentor.request import Audio, Reference, SpeechRequest
@@ -65,7 +66,10 @@ class VoiceBody(VoiceChange):
 
 async def read_body(request: Request, kind: type[Body]) -> Body:
     """The body of a request, be it a form or JSON. Raises RequestError if it is not of that kind."""
-    given = await (_read_form(request) if _is_form(request) else _read_json(request))
+    try:
+        given = await (_read_form(request) if _is_form(request) else _read_json(request))
+    except ClientDisconnect:
+        raise RequestError("the body did not come whole") from None
     named: dict[str, Any] = {}
     for name, value in given.items():
         own = _ALSO.get(name, name) if _ALSO.get(name) in kind.model_fields else name
@@ -88,7 +92,8 @@ async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_
     """
     if (body.audio_sample is None) == (body.codes is None):
         raise RequestError("a voice is made of a recording, or codes: give one", param="audio_sample")
-    await run_in_threadpool(voices.check_new, body.name)
+    about = body.model_dump(include={"transcript", "language", "description", "consent"})
+    await run_in_threadpool(lambda: voices.check_new(body.name, **about))
     reference = Reference(body.audio_sample, read_codes(body.codes, "codes"), body.transcript)
     # The caller's id may come again while its request is still on its way out.
     request_id = f"{request_id}.{secrets.token_hex(4)}"
@@ -97,7 +102,6 @@ async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_
     except RequestError as error:
         error.param = _PARAMS.get(error.param or "", error.param)
         raise
-    about = body.model_dump(include={"transcript", "language", "description", "consent"})
     return await run_in_threadpool(lambda: voices.add_enrolled(body.name, made, **about))
 
 

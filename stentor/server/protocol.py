@@ -69,24 +69,22 @@ class Reader:
 
         Raises:
             NotFoundError: it names a model or a voice that does not exist.
-            TooLargeError: the text is too long.
+            TooLargeError: the text is too long, or what the reference says.
             RequestError: a value is out of range, or two of them contradict each other.
         """
         self.check_model(body.model)
-        if len(body.input) > self._max_chars:
-            raise TooLargeError(
-                f"the text has {len(body.input)} characters, but at most {self._max_chars} are allowed: "
-                "send it in parts",
-                param="input",
-                code="string_above_max_length",
-            )
+        self._check_length(body.input, "the text", "send it in parts", "input")
+        reference = read_reference(body)
+        if reference is not None and reference.text is not None:
+            what, advice = "the reference's text", "a shorter reference will do"
+            self._check_length(reference.text, what, advice, "reference_text")
         text, warnings = directed(body.input, body.instructions, self._info.control_tags)
         delivery = _delivery(body)
         sampling = self._sampling(body)
         request = SpeechRequest(
             request_id=f"{request_id}.{secrets.token_hex(4)}",
             text=text,
-            reference=read_reference(body) or self._voice(body.voice or body.speaker),
+            reference=reference or self._voice(body.voice or body.speaker),
             sampling=sampling,
             runaway_guard=body.runaway_guard is not False,
             check_tags=body.check_tags is not False,
@@ -101,6 +99,14 @@ class Reader:
         )
         format = body.response_format or self._default_format
         return Order(request_id, request, shape, format, delivery, sampling.seed, warnings)
+
+    def _check_length(self, text: str, what: str, advice: str, param: str) -> None:
+        if len(text) > self._max_chars:
+            raise TooLargeError(
+                f"{what} has {len(text)} characters, but at most {self._max_chars} are allowed: {advice}",
+                param=param,
+                code="string_above_max_length",
+            )
 
     def _sampling(self, body: SpeechBody) -> SamplingParams:
         seed = body.seed

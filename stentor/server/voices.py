@@ -76,7 +76,7 @@ def router(service: Service, voices: VoiceStore, consents: Consents) -> APIRoute
     )
     async def preview(name: Name, request: Request) -> Response:
         voice = voices.about(name)
-        words = voice.transcript or ""
+        words = (voice.transcript or "").strip()
         text = words if 0 < len(words) <= _PREVIEW_CHARS else _PREVIEW_TEXT
         body = SpeechBody(input=text, voice=voice.id, response_format="wav", seed=0)
         return SpeechAnswer(service, service.reader.read(body, request.state.request_id))

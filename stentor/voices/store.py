@@ -167,8 +167,9 @@ class VoiceStore:
             self._shared().remove(voice.id)
         return voice
 
-    def check_new(self, name: str) -> None:
-        """Refuse a name that `add` would refuse, before the work for it. Raises RequestError."""
+    def check_new(self, name: str, **about: str | None) -> None:
+        """Refuse what `add` would refuse, before the work for it. Raises RequestError."""
+        _check_about(about)
         self._shared()
         self._check_room()
         self._check_free(Voice("", check_name(name)))

@@ -169,6 +169,10 @@ def test_the_served_name_is_the_one_that_is_told() -> None:
         ({"loudness_lufs": 3}, "loudness_lufs"),
         ({"repetition_penalty": 2.1}, "repetition_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        # What no float, and no message to another process, can hold.
+        ({"seed": 10**400}, "seed"),
+        ({"top_k": 2**64}, "top_k"),
+        ({"max_new_tokens": 2**64}, "max_new_tokens"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(body: dict[str, Any], param: str) -> None:
@@ -181,6 +185,9 @@ def test_a_text_over_the_limit_is_refused_with_both_numbers() -> None:
     read(input="x" * 40)
     with pytest.raises(TooLargeError, match="41 characters, but at most 40"):
         read(input="x" * 41)
+    read(reference_codes=[[1] * 8], reference_text="x" * 40)
+    with pytest.raises(TooLargeError, match="reference's text has 41 characters"):
+        read(reference_codes=[[1] * 8], reference_text="x" * 41)
 
 
 def test_what_asks_for_nothing_changes_nothing() -> None:

@@ -1,6 +1,7 @@
 """Laws of the voices' HTTP API, with OpenAI's own client where it has a call for it."""
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,26 @@ def test_the_schema_tells_of_the_form(server: Running) -> None:
     content = route["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "application/json"}
     assert content["multipart/form-data"]["schema"]["required"] == ["name"]
+
+
+def test_what_is_said_about_a_voice_is_bounded_before_the_work(server: Running) -> None:
+    told = error(create(server, transcript="x" * 4097))
+    assert (told["status"], told["param"]) == (400, "transcript")
+    assert not server.pipeline.requests
+
+
+def test_a_preview_of_a_voice_with_a_blank_transcript_says_a_fixed_sentence(server: Running) -> None:
+    made = create(server, transcript=" ").json()
+    assert server.http.get(f"{PATH}/{made['id']}/preview").status_code == 200
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/audio/voice_consents"])
+def test_who_leaves_within_a_body_is_no_error_of_ours(
+    server: Running, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = "Host: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\n{head}".encode())
+    answered = 'stentor_http_responses_total{status="400"}'
+    server.pipeline.wait_until(lambda: server.metric(answered) == 1)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
