@@ -123,7 +123,7 @@ class ReferenceConfig:
         "", "Local reference files are read only below this folder; empty refuses them."
     )
     allow_urls: bool = setting(True, "Fetch references from public http(s) addresses.")
-    max_seconds: float = setting(30.0, "Longest reference, in seconds.", minimum=0.1)
+    max_seconds: float = setting(30.0, "Longest reference, in seconds.", minimum=2)
     max_bytes: int = setting(10 * 2**20, "Largest reference file, in bytes.", minimum=1)
     fetch_timeout_s: float = setting(10.0, "Seconds until fetching a reference is given up.", minimum=0.1)
     cache_bytes: int = setting(64 * 2**20, "Memory for encoded references, in bytes.", minimum=0)

@@ -61,6 +61,7 @@ def test_the_environment_wins_over_the_base() -> None:
         ("STENTOR_ENGINE_BLOCK_SIZE", "0"),
         ("STENTOR_ENGINE_PREFIX_CACHING", "perhaps"),
         ("STENTOR_REFERENCE_MAX_SECONDS", "nan"),
+        ("STENTOR_REFERENCE_MAX_SECONDS", "1.5"),
         ("STENTOR_PIPELINE_START_TIMEOUT_S", "inf"),
         ("STENTOR_PIPELINE_WORKERS", "fiber"),
         ("STENTOR_ENGINE_COLOUR", "red"),

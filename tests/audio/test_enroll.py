@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stentor.audio.enroll import enroll
+from stentor.config import settings
 from stentor.errors import RequestError, TooLargeError
 from stentor.request import Array
 from stentor.tts import TTS
@@ -57,6 +58,12 @@ def test_too_much_is_cut_in_a_pause_or_refused_with_its_transcript(sentence: Arr
     with pytest.raises(TooLargeError, match="leave the transcript out") as caught:
         enroll(many, RATE_HZ, 10, whole=True)
     assert caught.value.param == "audio_sample"
+
+
+def test_the_shortest_limit_that_may_be_set_leaves_room_for_a_voice(sentence: Array) -> None:
+    limit_s = next(item.minimum for item in settings() if item.name == "max_seconds")
+    assert limit_s is not None
+    assert 1 < seconds_of(enroll(sentence, RATE_HZ, limit_s, whole=False)) <= limit_s
 
 
 def test_too_much_without_a_pause_is_cut_where_it_is_quietest(sentence: Array) -> None:
