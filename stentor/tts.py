@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
+from msgspec.structs import replace
 
 from stentor.audio import formats
 from stentor.audio.shape import Shape, Shaper
@@ -269,7 +270,9 @@ def build_pipeline(config: Config) -> tuple[ModelInfo, Pipeline]:
     check(config)
     folder = registry.resolve(config.model.model)
     model = registry.model_for(folder)
-    return model.describe(folder), Pipeline(model.stages(folder, config), config.pipeline)
+    info = model.describe(folder)
+    info = replace(info, context_limit=min(info.context_limit, config.engine.max_context))
+    return info, Pipeline(model.stages(folder, config), config.pipeline)
 
 
 def make_reference(reference: str | Path | bytes | Array, text: str | None = None) -> Reference:

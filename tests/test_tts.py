@@ -214,6 +214,16 @@ def test_a_missing_model_or_a_wrong_setting_is_an_error_at_once() -> None:
         build_pipeline(Config(server=ServerConfig(port=-1)))
 
 
+def test_what_is_served_is_told_with_the_context_that_it_is_given(checkpoint: Path) -> None:
+    for max_context, told in ((512, 512), (2**20, 32_768)):
+        config = override(
+            OFFLINE, {"model": {"model": str(checkpoint)}, "engine": {"max_context": max_context}}
+        )
+        info, pipeline = build_pipeline(config)
+        pipeline.close()
+        assert info.context_limit == told
+
+
 @pytest.fixture(scope="module")
 def sentence() -> bytes:
     """A recording of the built-in voice, with silence around it."""
