@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -134,8 +134,8 @@ class Gate:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         method = scope.get("method")
-        # Browsers say this of every request; a form or a WebSocket would not ask for leave as CORS does.
-        foreign = headers.get("Sec-Fetch-Site") == "cross-site" and method not in _SAFE_METHODS
+        # A form or a WebSocket would not ask for leave as CORS does.
+        foreign = method not in _SAFE_METHODS and _of_another_site(headers)
         if foreign and "*" not in self._origins and headers.get("Origin") not in self._origins:
             raise ForbiddenError("a page of another site may not do this: name its origin in --cors-origins")
         if not self._keyring.required:
@@ -148,6 +148,17 @@ class Gate:
             what = "this API key is not known" if presented else "an API key is missing"
             message = f'{what}: send a right one as "Authorization: Bearer KEY"'
             raise AuthenticationError(message, code="invalid_api_key")
+
+
+def _of_another_site(headers: Headers) -> bool:
+    """Does a page of another site ask; browsers say so outright only over https and to localhost."""
+    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
+    if site is not None or origin is None:
+        return site == "cross-site"
+    try:
+        return urlsplit(origin).hostname != urlsplit(f"//{headers.get('Host', '')}").hostname
+    except ValueError:
+        return True
 
 
 def open_paths(config: AccessConfig) -> set[str]:

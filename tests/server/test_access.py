@@ -209,6 +209,13 @@ def test_by_default_no_other_site_is_let_in(serve: Serve) -> None:
             {"cors_origins": "https://a.example"},
             200,
         ),
+        # Over plain http to another machine, a browser names its page's origin and nothing else.
+        ({"Origin": "http://evil.example", "Host": "192.168.1.5:8000"}, {}, 403),
+        ({"Origin": "null", "Host": "192.168.1.5:8000"}, {}, 403),
+        ({"Origin": "http://[", "Host": "192.168.1.5:8000"}, {}, 403),
+        ({"Origin": "http://192.168.1.5:8000", "Host": "192.168.1.5:8000"}, {}, 200),
+        ({"Origin": "http://box:8080", "Host": "box"}, {}, 200),  # behind nginx's $host
+        ({"Origin": "http://a.example", "Host": "box"}, {"cors_origins": "http://a.example"}, 200),
         ({}, {}, 200),
     ],
     ids=str,
