@@ -44,7 +44,11 @@ class Page:
     def build(self) -> gr.Blocks:
         """The page, ready to be launched."""
         with gr.Blocks(title="Stentor", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
-            model, tags, history = gr.Markdown("# Stentor"), gr.State([]), gr.State([])
+            model, tags, history = (
+                gr.Markdown("# Stentor"),
+                gr.State([]),
+                gr.State([], delete_callback=_forget),
+            )
             text = gr.Textbox(_TEXT, label="Text", lines=3, elem_id="text", autofocus=True)
             with gr.Accordion("Tags", open=False):
                 gr.render(inputs=tags)(lambda names: _palette(names, text))
@@ -68,8 +72,7 @@ class Page:
                 listen, rename, remove = gr.Button("Listen"), gr.Button("Rename"), gr.Button("Remove")
             with gr.Row():
                 speak, stop = gr.Button("Speak", variant="primary"), gr.Button("Stop")
-            status = gr.Markdown("Ready.", elem_id="status")
-            player = gr.HTML(elem_id="player")
+            status, player = gr.Markdown("Ready.", elem_id="status"), gr.HTML(elem_id="player")
             picture = gr.Image(
                 draw(b"", 24_000),
                 label="Waveform and spectrogram, 0 to 8 kHz",
@@ -137,7 +140,9 @@ class Page:
             sound.end()
         chosen = "cloned voice" if reference else await self._name(voice)
         entry = text, f"{chosen} · {_figures(speaking)}", self._save(speaking)
-        yield _figures(speaking), gr.skip(), _picture(speaking, whole=True), [entry, *history][:_HISTORY]
+        kept = [entry, *history]
+        _forget(kept[_HISTORY:])
+        yield _figures(speaking), gr.skip(), _picture(speaking, whole=True), kept[:_HISTORY]
 
     async def _keep(
         self, name: str, reference: str | None, transcript: str, agreed: bool
@@ -238,6 +243,12 @@ def _palette(tags: list[str], text: gr.Textbox) -> None:
 def _show_history(entries: list[Entry]) -> None:
     for text, facts, path in entries:
         gr.Audio(path, label=f"{text} ({facts})", interactive=False, buttons=["download"])
+
+
+def _forget(entries: list[Entry]) -> None:
+    """Throw away the files of what is no longer shown, in a tab or because it was closed."""
+    for _, _, path in entries:
+        Path(path).unlink(missing_ok=True)
 
 
 def _player(path: str) -> str:

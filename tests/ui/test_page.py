@@ -69,10 +69,13 @@ def test_a_text_is_heard_drawn_and_remembered(ask: Callable[..., Any], server: R
     assert server.pipeline.requests[-1].sampling.temperature == 0.5
 
 
-def test_the_history_has_an_end(ask: Callable[..., Any]) -> None:
-    old = [(f"old {number}", "", "") for number in range(10)]
+def test_the_history_has_an_end(ask: Callable[..., Any], tmp_path: Path) -> None:
+    old = [(f"old {number}", "", str(tmp_path / f"{number}.wav")) for number in range(10)]
+    for *_, path in old:
+        Path(path).touch()
     history = ask("_speak", "Hello.", "default", "", "", None, "", old)[-1][3]
     assert [text for text, *_ in history] == ["Hello.", *(f"old {number}" for number in range(9))]
+    assert [Path(path).exists() for *_, path in old] == [True] * 9 + [False]
 
 
 def test_a_recording_takes_the_place_of_the_voice(
