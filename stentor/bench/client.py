@@ -46,7 +46,8 @@ async def run_level(target: Target, texts: Sequence[str], concurrency: int) -> L
     waiting = iter(texts)
     timings: list[Timing] = []
     errors: list[str] = []
-    callers = [Caller(f"{target.url}/v1/audio/speech", target.timeout_s) for _ in range(concurrency)]
+    speech = f"{target.url.rstrip('/')}/v1/audio/speech"
+    callers = [Caller(speech, target.timeout_s) for _ in range(concurrency)]
     started_s = time.perf_counter()
     try:
         await asyncio.gather(*(_call(caller, target, waiting, timings, errors) for caller in callers))
@@ -77,7 +78,7 @@ def measure_levels(
 def first_model(url: str) -> str:
     """The name of the first model that the server lists; empty if it lists none."""
     try:
-        listing = httpx2.get(f"{url}/v1/models", timeout=10.0, trust_env=False).json()
+        listing = httpx2.get(f"{url.rstrip('/')}/v1/models", timeout=10.0, trust_env=False).json()
         return str(listing["data"][0]["id"])
     except (httpx2.HTTPError, ValueError, LookupError, TypeError):
         return ""

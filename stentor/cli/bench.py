@@ -76,7 +76,7 @@ def serve(
             progress.show("starting a server")
             url = stack.enter_context(LocalServer([name] if name else [])).url
         served = first_model(url)
-        target = Target(url.rstrip("/"), served, voice, sample_rate_hz)
+        target = Target(url, served, voice, sample_rate_hz)
         measured = measure_levels(target, levels, requests, progress.show)
     settings = {"requests_per_caller": requests, "voice": voice}
     _publish(report.document("serve", served or name or url, measured, settings), save)

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,10 +74,11 @@ def read_codes(path: Path) -> "Array":
         RequestError: it is no .npy file of plain numbers.
     """
     try:
-        codes = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            codes = np.load(file, allow_pickle=False)
     except OSError as error:
         raise NotFoundError(f"the codes {str(path)!r} cannot be read: {error}") from None
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RequestError(f"{str(path)!r} is not an .npy array of numbers: {error}") from None
     if not isinstance(codes, np.ndarray):
         raise RequestError(f"{str(path)!r} holds several arrays: save the codes alone, with np.save")

@@ -18,12 +18,14 @@ class Speaker(Handler, BaseHTTPRequestHandler):
     texts: ClassVar[list[str]] = []
 
     def do_POST(self) -> None:
+        assert self.path == "/v1/audio/speech"
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         Speaker.texts.append(body["input"])
         self.answer(bytes(4800))
 
     def do_GET(self) -> None:
-        self.answer(json.dumps({"data": [{"id": "speaker"}]}).encode() if "models" in self.path else b"")
+        models = self.path == "/v1/models"
+        self.answer(json.dumps({"data": [{"id": "speaker"}]}).encode() if models else b"")
 
 
 @pytest.fixture
@@ -41,7 +43,8 @@ def test_each_level_sends_its_share_after_a_warm_up(url: str) -> None:
 
 
 def test_the_server_is_asked_for_its_model(url: str) -> None:
-    assert first_model(url) == "speaker"
+    assert first_model(url) == first_model(f"{url}/") == "speaker"
+    assert measure_levels(Target(f"{url}/"), [1], 1, lambda _: None)[0].timings
     assert first_model("http://127.0.0.1:9") == ""
 
 

@@ -29,6 +29,10 @@ def test_files_that_are_no_codes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npy").write_text("hello")
     with pytest.raises(RequestError, match="not an"):
         read_codes(tmp_path / "text.npy")
+    for damaged in (b"", b"PK\x03\x04 cut off"):
+        (tmp_path / "damaged.npy").write_bytes(damaged)
+        with pytest.raises(RequestError, match="not an"):
+            read_codes(tmp_path / "damaged.npy")
     several = io.BytesIO()
     np.savez(several, a=np.zeros(2))
     (tmp_path / "several.npy").write_bytes(several.getvalue())
