@@ -17,9 +17,12 @@ EXTRAS ?= dev
 help: ## List the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(VENV)/.installed ## Make the environment in .venv
+# A mark for each choice of extras, so that another choice is installed too.
+INSTALLED := $(VENV)/.installed-$(EXTRAS)
 
-$(VENV)/.installed: pyproject.toml
+install: $(INSTALLED) ## Make the environment in .venv
+
+$(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Stentor needs Python 3.11 or newer, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." >&2; \
 	  echo "Install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -30,7 +33,7 @@ $(VENV)/.installed: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
 	@touch $@
 
-$(VENV)/.installed-train: $(VENV)/.installed
+$(VENV)/.train-installed: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,train]'
 	@touch $@
 
@@ -67,15 +70,15 @@ docs: install ## Write the generated pages again: reference, benchmark tables
 bench: install ## Measure the engine and the server; results in benchmarks/results
 	$(BIN)/stentor bench engine --save benchmarks/results
 	$(BIN)/stentor bench serve --save benchmarks/results
-	PYTHONPATH=. $(BIN)/python benchmarks/roofline.py --save benchmarks/results
-	PYTHONPATH=. $(BIN)/python benchmarks/throughput.py --save benchmarks/results
-	PYTHONPATH=. $(BIN)/python benchmarks/latency.py --save benchmarks/results
+	$(BIN)/python -m benchmarks.roofline --save benchmarks/results
+	$(BIN)/python -m benchmarks.throughput --save benchmarks/results
+	$(BIN)/python -m benchmarks.latency --save benchmarks/results
 	$(BIN)/python docs/generate.py
 
 # The weights that training goes on from; START= begins from nothing.
 START ?= .cache/first-voice
 
-train-tiny: $(VENV)/.installed-train ## Train the built-in voice (some five hours on two quiet cores)
+train-tiny: $(VENV)/.train-installed ## Train the built-in voice (some five hours on two quiet cores)
 	@[ -z "$(START)" ] || [ -f "$(START)/model.safetensors" ] || { mkdir -p $(START) && \
 	  git show 58578a4:stentor/checkpoints/stentor_tiny/model.safetensors > $(START)/model.safetensors; }
 	$(BIN)/python -m training $(if $(START),--from $(START)) $(ARGS)

@@ -1,6 +1,6 @@
 """Compile every kernel for a card that need not be here, and print what each takes of it.
 
-    python benchmarks/compile_kernels.py [--capability 90]
+    python -m benchmarks.compile_kernels [--capability 90]
 
 The launchers run as they stand, on tensors of the CPU, but each launch only compiles: what is compiled is
 what a card would get. What each takes is read from its machine code with the NVIDIA tool that Triton carries.

@@ -1,6 +1,6 @@
 """Check each kernel against its reference on a GPU, and time both: microseconds, GB/s, share of a copy's.
 
-    python benchmarks/gpu_kernels.py [--save FILE] [--only WORD]
+    python -m benchmarks.gpu_kernels [--save FILE] [--only WORD]
 
 Each case is captured as a CUDA graph of many calls and replayed: what is timed is the card alone, and that
 the kernel can be captured is shown by the way. A reference that cannot be captured is timed as it is called.

@@ -1,6 +1,6 @@
 """What the host costs around a card of given speed: no GPU is needed, and none is used.
 
-    python benchmarks/host.py [--concurrency 1,16,64] [--requests 3] [--times '{"round_ms": 0.3}']
+    python -m benchmarks.host [--concurrency 1,16,64] [--requests 3] [--times '{"round_ms": 0.3}']
 
 The real server, pipeline, scheduler and stages serve real HTTP callers; only kernels are sleeps (`stand_in`).
 So TTFA and throughput are those of host work and scheduling at these times, not those of any card. The CPU

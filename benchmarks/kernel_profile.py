@@ -1,6 +1,6 @@
 """Where the time of a decode step goes: a table of kernels by batch size, and how long the device was busy.
 
-    python benchmarks/kernel_profile.py [MODEL] [--real-shape] [--batch 1,64] [--steps 20]
+    python -m benchmarks.kernel_profile [MODEL] [--real-shape] [--batch 1,64] [--steps 20]
 
 On a GPU the kernels are those of the card, within graphs too; what of a step no kernel fills is what launches
 and the host cost. On a CPU they are PyTorch's operations. Profiling itself takes time: `roofline.py` times.

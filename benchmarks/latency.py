@@ -1,6 +1,6 @@
 """When a listener hears something: TTFA, pauses between chunks, and whether a player would have run dry.
 
-    python benchmarks/latency.py [MODEL] [--real-shape] [--concurrency 1,2,4,8] [--requests 4] [--url URL]
+    python -m benchmarks.latency [MODEL] [--real-shape] [--concurrency 1,2,4,8] [--requests 4] [--url URL]
 
 Streamed PCM over HTTP in a closed loop, played by a simulated listener who starts at the first chunk.
 """

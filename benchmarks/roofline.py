@@ -1,6 +1,6 @@
 """A decode step against the memory's bandwidth: what share of it the engine reaches, by batch size.
 
-    python benchmarks/roofline.py [MODEL] [--real-shape] [--batch 1,2,4,8,16] [--steps 60]
+    python -m benchmarks.roofline [MODEL] [--real-shape] [--batch 1,2,4,8,16] [--steps 60]
 
 The floor of a step is the time to read every weight that it uses once, and every sequence's keys and values,
 at the rate at which this machine copies memory. Only steps are timed in which no sequence comes or goes.

@@ -1,6 +1,6 @@
 """Audio per second of the engine alone, and end to end over HTTP, streamed and whole, short and long.
 
-    python benchmarks/throughput.py [MODEL] [--real-shape] [--concurrency 1,4,16] [--requests 2]
+    python -m benchmarks.throughput [MODEL] [--real-shape] [--concurrency 1,4,16] [--requests 2]
 
 A closed loop: each caller sends its next request when its last has ended. `stentor.bench` makes the load.
 """

@@ -1,6 +1,6 @@
 """Find the fastest tile of the product of few rows for each weight of the 4B model, on the card that is here.
 
-    python benchmarks/tile_sweep.py [--rows 1,16] [--seconds 120] [--jobs 14] [--quantization none] [--write]
+    python -m benchmarks.tile_sweep [--rows 1,16] [--seconds 120] [--jobs 14] [--quantization none] [--write]
 
 What decides is the time of a whole decode step, because a launch begins while the one before it ends: one
 weight after another, the largest first, takes each tile while the others keep theirs. A lone row has tiles

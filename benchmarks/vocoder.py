@@ -1,6 +1,6 @@
 """What a vocoder round takes in each arithmetic, and how far each is from float32.
 
-    python benchmarks/vocoder.py [MODEL] [--real-shape] [--rounds 1x16,8x48,4x144]
+    python -m benchmarks.vocoder [MODEL] [--real-shape] [--rounds 1x16,8x48,4x144]
 
 A round decodes so many windows of so many frames (40 ms each), the context of streams counted: of a chunk of
 50 frames a stream decodes up to 70. Times are from begin to samples on the host.

@@ -1,6 +1,7 @@
 """The scripts under benchmarks/ reckon as they say, and a tiny run of each comes to its end."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,12 @@ def test_the_options_that_all_scripts_share() -> None:
     with subject.opened(chosen) as (folder, load_format):
         assert load_format == "dummy"
         assert V3Config.read(Path(folder)).num_layers == 36
+
+
+def test_each_script_is_started_so_that_it_finds_what_it_imports() -> None:
+    scripts = list((ROOT / "benchmarks").glob("*.py"))
+    pages = [ROOT / "benchmarks" / "README.md", *(ROOT / "docs").rglob("*.md"), *scripts]
+    by_path = re.findall(r"python benchmarks/(\w+)\.py", " ".join(page.read_text() for page in pages))
+    importing = {path.stem for path in scripts if "from benchmarks" in path.read_text()}
+    assert by_path
+    assert not importing & set(by_path)
