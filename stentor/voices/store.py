@@ -15,6 +15,7 @@ from stentor.audio.formats import encode_file
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError, StentorError, TooLargeError
 from stentor.request import Array, Audio, ModelInfo, Reference, check_characters
+from stentor.text.tags import check_tags
 from stentor.voices.folder import SharedFolder, Stamp
 from stentor.voices.names import check_name, is_id, new_id, skeleton
 from stentor.voices.presets import Presets
@@ -56,6 +57,7 @@ class VoiceStore:
         """Raises CheckpointError if a voice of the checkpoint is damaged."""
         self._presets = Presets(checkpoint)
         self._frame_s = 0.0
+        self._control_tags: tuple[str, ...] | None = None  # Of the served model, if that is known.
         self._codec = codec
         self._config: ReferenceConfig = config or ReferenceConfig()
         self._folder = None if folder is None else SharedFolder(folder, SUFFIX)
@@ -70,6 +72,7 @@ class VoiceStore:
         folder = Path(config.voices_folder).expanduser() if config.voices_folder else default_folder()
         store = cls(info.checkpoint, folder=folder, codec=info.codec, config=config)
         store._frame_s = info.samples_per_frame / info.sample_rate_hz
+        store._control_tags = info.control_tags
         return store
 
     @property
@@ -150,7 +153,7 @@ class VoiceStore:
             NotFoundError, ForbiddenError: there is no such voice, or it is the checkpoint's.
             RequestError: the new name is taken or cannot be one.
         """
-        _check_about(about)
+        self._check_about(about)
         if "name" in about:
             about["name"] = check_name(about["name"])  # type: ignore[arg-type]
         with self._shared().locked():
@@ -169,7 +172,7 @@ class VoiceStore:
 
     def check_new(self, name: str, **about: str | None) -> None:
         """Refuse what `add` would refuse, before the work for it. Raises RequestError."""
-        _check_about(about)
+        self._check_about(about)
         self._shared()
         self._check_room()
         self._check_free(Voice("", check_name(name)))
@@ -183,7 +186,7 @@ class VoiceStore:
             name=check_name(packed.voice.name),
             sha256=None if recording is None else hashlib.sha256(recording).hexdigest(),
         )
-        _check_about({field: getattr(voice, field) for field in _MAX_CHARS})
+        self._check_about({field: getattr(voice, field) for field in _MAX_CHARS})
         with self._shared().locked():
             self._check_room()
             if voice.id in {own.id for own in self._own()} or not is_id(voice.id):
@@ -193,6 +196,16 @@ class VoiceStore:
             self._check_size(data)
             self._shared().write(voice.id, data)
         return voice
+
+    def _check_about(self, about: dict[str, str | None]) -> None:
+        for field, limit in _MAX_CHARS.items():
+            value = about.get(field)
+            if value is not None and not (isinstance(value, str) and len(value) <= limit):
+                raise RequestError(f"{field} must be text of at most {limit} characters", param=field)
+            check_characters(value or "", field)
+        # Every request in this voice would be refused for it.
+        if self._control_tags is not None:
+            check_tags(about.get("transcript") or "", self._control_tags, param="transcript")
 
     def _check_room(self) -> None:
         limit = self._config.max_voices
@@ -295,14 +308,6 @@ class VoiceStore:
         return NotFoundError(
             f"there is no voice {name[:100]!r}: {advice}", param=param, code="voice_not_found"
         )
-
-
-def _check_about(about: dict[str, str | None]) -> None:
-    for field, limit in _MAX_CHARS.items():
-        value = about.get(field)
-        if value is not None and not (isinstance(value, str) and len(value) <= limit):
-            raise RequestError(f"{field} must be text of at most {limit} characters", param=field)
-        check_characters(value or "", field)
 
 
 def _foreign(voice: Voice) -> RequestError:

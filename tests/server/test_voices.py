@@ -2,6 +2,8 @@
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from openai import BadRequestError, NotFoundError, PermissionDeniedError
 
 from stentor.audio.formats import encode_file
 from stentor.audio.load import decode
+from stentor.config import ReferenceConfig
 from stentor.errors import RequestError
 from stentor.request import Audio, SpeechRequest
 from stentor.server.app import create_app
@@ -152,6 +155,24 @@ def test_a_voice_is_renamed_and_described_anew(server: Running) -> None:
     assert error(server.http.get(f"{PATH}/Rosa"))["status"] == 404
 
 
+def test_a_transcript_with_a_tag_that_no_request_could_use_is_refused(
+    server: Running, front_and_port: tuple[Front, int], tmp_path: Path
+) -> None:
+    store = VoiceStore.of(INFO, ReferenceConfig(voices_folder=str(tmp_path / "voices")))
+    front_and_port[0].app = create_app(server.pipeline, INFO, store, config())  # type: ignore[arg-type]
+    create(server, transcript="Well <|prosody:pause|> then.")
+    wrong = "Well <|prosody:paus|> then."
+    for refused in (
+        server.http.patch(f"{PATH}/Rosa", json={"transcript": wrong}),
+        create(server, name="Otto", transcript=wrong),
+    ):
+        told = error(refused)
+        assert (told["status"], told["param"], told["code"]) == (400, "transcript", "unknown_tag")
+        assert "<|prosody:pause|>" in told["message"]
+    assert store.about("Rosa").transcript == "Well <|prosody:pause|> then."
+    assert server.speech(voice="Rosa").status_code == 200
+
+
 def test_a_preview_is_a_wav_in_that_voice_and_the_same_each_time(server: Running) -> None:
     made = create(server, ref_text="What I say.").json()
     for _ in range(2):
@@ -267,3 +288,31 @@ def test_who_leaves_within_a_body_is_no_error_of_ours(
     answered = 'stentor_http_responses_total{status="400"}'
     server.pipeline.wait_until(lambda: server.metric(answered) == 1)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_voice_is_kept_though_its_client_has_left(
+    serve: Callable[..., Running], front_and_port: tuple[Front, int], store: VoiceStore
+) -> None:
+    left = threading.Event()
+
+    def script(request: SpeechRequest) -> Iterator[Act]:
+        assert left.wait(20)
+        yield 0.1  # In which the server learns of it.
+        yield from make_voices(request)
+
+    server = serve(script)
+    front_and_port[0].app = create_app(server.pipeline, INFO, store, config())  # type: ignore[arg-type]
+    body = json.dumps({"name": "Rosa", "codes": CODES.tolist()}).encode()
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head.encode() + body)
+        wait_until(lambda: bool(server.pipeline.requests))
+    left.set()
+    wait_until(lambda: "Rosa" in store.names())
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.01)
