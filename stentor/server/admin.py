@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 import stentor
-from stentor.errors import ForbiddenError
+from stentor.errors import ForbiddenError, OverloadedError
 from stentor.server.admission import Admission
 from stentor.server.caller import current
 
@@ -50,6 +50,8 @@ def router(admission: Admission) -> APIRouter:
 
     @routes.delete("/drain", summary="Take new speech again.")
     async def resume() -> dict[str, Any]:
+        if admission.ending:
+            raise OverloadedError("the server is about to end, so its drain stays")
         _note("end of the drain")
         admission.draining = False
         return {"draining": False, "open": admission.num_open()}

@@ -20,6 +20,7 @@ class Admission:
 
     def __init__(self, pipeline: "Pipeline") -> None:
         self.draining = False
+        self.ending = False  # The process is about to end: this drain is not taken back.
         self._pipeline = pipeline
         self._quotas: dict[str, Quota] = {}
 

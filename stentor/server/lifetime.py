@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
         """A signal to end. Unlike uvicorn's, it is not raised again afterwards: `status` tells."""
         if self._told_s is None:
             self._told_s = time.monotonic()
-            self._admission.draining = True
+            self._admission.draining = self._admission.ending = True
             return
         self.status = 128 + sig
         self._end_at_once()

@@ -1,15 +1,18 @@
 """Laws of administration: closed unless it is opened twice, by a setting and by a key."""
 
 import logging
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stentor.config import ServerConfig
 from stentor.errors import ConfigError
 from stentor.server.app import create_app
-from tests.server.conftest import Running
+from stentor.server.lifetime import Server, uvicorn_settings
+from tests.server.conftest import Front, Running
 from tests.server.fakes import INFO, FakePipeline, config, say, voices
 
 Serve = Callable[..., Running]
@@ -68,6 +71,18 @@ def test_a_drain_is_begun_and_taken_back(serve: Serve, access: dict[str, Any]) -
     assert server.http.delete("/v1/admin/drain", headers=ROOT).json()["draining"] is False
     assert server.http.get("/ready").status_code == 200
     assert server.http.post("/v1/audio/speech", json=speak, headers=USER).status_code == 200
+
+
+def test_the_drain_of_a_server_that_ends_is_not_taken_back(
+    serve: Serve, access: dict[str, Any], front_and_port: tuple[Front, int]
+) -> None:
+    server = serve(access={**access, "admin": True})
+    app = front_and_port[0].app
+    admission = app.state.admission  # type: ignore[attr-defined]
+    Server(uvicorn_settings(app, 1), admission, ServerConfig(), "").handle_exit(signal.SIGTERM, None)
+    refused = server.http.delete("/v1/admin/drain", headers=ROOT)
+    assert (refused.status_code, "about to end" in refused.text) == (503, True)
+    assert server.http.get("/ready").status_code == 503
 
 
 def test_the_status_is_the_pipelines(serve: Serve, access: dict[str, Any]) -> None:
