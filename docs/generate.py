@@ -140,8 +140,9 @@ def _parameters(command: Any) -> Iterable[str]:
 
 
 def load_results() -> list[dict[str, Any]]:
-    """All saved results, oldest first."""
-    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    """All saved results, oldest first; the first ones have a date without a time."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    return sorted(results, key=lambda result: result["date"])
 
 
 def latest(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,14 +168,14 @@ def benchmarks_page(results: list[dict[str, Any]]) -> str:
         lines += [
             report.table(result["rows"], result.get("columns")),
             "",
-            f"{result['date']}; {made}; settings {json.dumps(result['settings'])}.",
+            f"{result['date'][:10]}; {made}; settings {json.dumps(result['settings'])}.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def gpu_table(results: list[dict[str, Any]]) -> str:
     """The aims for one H200 and what was measured; no number is guessed."""
-    measured = {result["benchmark"]: result for result in latest(results) if result["machine"]["gpus"]}
+    measured = {result["benchmark"]: result for result in results if result["machine"]["gpus"]}
     lines = [
         "Bfloat16, random weights of the real shape, by `benchmarks/gpu_all.sh`; the aims are for one H200.",
         "",
@@ -190,7 +191,7 @@ def gpu_table(results: list[dict[str, Any]]) -> str:
 
 def server_table(results: list[dict[str, Any]]) -> str:
     """The newest figures of a server."""
-    served = [result for result in latest(results) if result["benchmark"] == "serve"]
+    served = [result for result in results if result["benchmark"] == "serve"]
     if not served:
         return "None yet."
     return "\n\n".join([report.headline(served[-1]), report.table(served[-1]["rows"])])

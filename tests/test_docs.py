@@ -1,5 +1,6 @@
 """Laws of the docs: generated pages are current, what exists is documented, links lead somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -27,6 +28,16 @@ def reference(name: str) -> str:
 @pytest.mark.parametrize("path", generate.pages(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_generated_pages_are_what_would_be_generated(path: Path) -> None:
     assert path.read_text() == generate.pages()[path], "run `make docs`"
+
+
+def test_the_newest_result_is_known_by_its_date_not_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dates = {"b": "2026-11-28T09:00:00Z", "a": "2026-11-28T18:00:00Z", "c": "2026-11-28"}
+    for name, date in dates.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"date": date}))
+    monkeypatch.setattr(generate, "RESULTS", tmp_path)
+    assert [result["date"] for result in generate.load_results()] == [dates[name] for name in "cba"]
 
 
 def test_every_setting_is_documented() -> None:

@@ -39,7 +39,7 @@ def document(
     """The result with everything that its figures depend on."""
     return {
         "benchmark": benchmark,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "model": model,
         "stentor": stentor.__version__,
         "commit": commit(),
@@ -104,7 +104,7 @@ def save(result: Mapping[str, Any], path: Path) -> Path:
 
 
 def file_name(result: Mapping[str, Any]) -> str:
-    """`2026-11-21-serve-amd-epyc-stentor-tiny-0123abcd.json`."""
+    """`2026-11-21t18-05-09z-serve-amd-epyc-stentor-tiny-0123abcd.json`."""
     parts = (
         result["date"],
         result["benchmark"],

@@ -37,7 +37,8 @@ def test_what_is_saved_reads_back(result: dict[str, Any], tmp_path: Path) -> Non
     path = report.save(result, tmp_path)
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     assert path.name == report.file_name(result)
-    assert path.name.startswith(f"{result['date']}-engine-")
+    moment = result["date"].lower().replace(":", "-")
+    assert path.name.startswith(f"{moment}-engine-")
     assert "model-4b" in path.name
 
 
