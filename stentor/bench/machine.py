@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from stentor.engine.host_memory import host_free_bytes
+
 # The instruction sets that decide how fast small models run on a CPU.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
 _PACKAGES = ("torch", "transformers", "numpy", "uvicorn", "fastapi")
@@ -24,7 +26,7 @@ class Machine:
     cores: int
     instructions: tuple[str, ...]
     memory_bytes: int | None
-    free_memory_bytes: int | None
+    free_memory_bytes: int
     gpus: tuple[str, ...]
 
 
@@ -40,7 +42,7 @@ def this_machine() -> Machine:
         cores=usable_cores(),
         instructions=tuple(name for name in _INSTRUCTIONS if name in flags),
         memory_bytes=_smallest(_kibibytes(memory.get("MemTotal")), _cgroup_number("memory.max")),
-        free_memory_bytes=_kibibytes(memory.get("MemAvailable")),
+        free_memory_bytes=host_free_bytes(),
         gpus=_gpus(),
     )
 

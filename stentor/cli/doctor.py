@@ -57,8 +57,8 @@ def examine_machine(config: Config) -> Iterator[Finding]:
     yield Finding("ok", "system", f"{found.system}, Python {found.python}")
     yield Finding("ok", "processor", f"{found.processor}, {found.cores} usable cores, {extras}")
     if found.memory_bytes is not None:
-        free = f", {found.free_memory_bytes / 2**30:.1f} GiB free" if found.free_memory_bytes else ""
-        yield Finding("ok", "memory", f"{found.memory_bytes / 2**30:.1f} GiB{free}")
+        free = f"{found.free_memory_bytes / 2**30:.1f} GiB free"
+        yield Finding("ok", "memory", f"{found.memory_bytes / 2**30:.1f} GiB, {free}")
     load = machine.load_average()
     if load is not None and load > found.cores:
         busy = f"{load} processes want {found.cores} cores"
@@ -121,7 +121,7 @@ def examine_checkpoint(config: Config) -> Iterator[Finding]:
     yield Finding("ok", "tags", f"{len(info.control_tags)} control tags")
     yield Finding("ok", "weights", model.check(folder))
     free_bytes = machine.this_machine().free_memory_bytes
-    if free_bytes is not None and size_bytes > free_bytes:
+    if size_bytes > free_bytes:
         room = f"{size_bytes / 2**30:.1f} GiB of weights, {free_bytes / 2**30:.1f} GiB free"
         yield Finding("problem", "room", room, "free memory, or choose a smaller checkpoint")
 

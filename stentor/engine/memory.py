@@ -1,13 +1,12 @@
 """What memory goes where: how many blocks of the KV cache there can be, and one line that says it all."""
 
 import logging
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from stentor.config import EngineConfig
+from stentor.engine.host_memory import host_free_bytes
 from stentor.engine.model import LMShape
 from stentor.errors import ConfigError
 from stentor.layers.attention import BACKENDS
@@ -15,9 +14,6 @@ from stentor.layers.device import check_float8
 
 # Of what is free, this share is left to the other stages and to what nobody foresaw.
 _SHARE_LEFT = 0.2
-
-# Where the second version of control groups shows a container its own.
-_CGROUP = Path("/sys/fs/cgroup")
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,20 +86,7 @@ def free_bytes(device: torch.device) -> int:
     """What a process could still get, in a container no more than its limit leaves."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as lines:
-            # In KiB; counts what the system would give up of its file cache, which free pages do not.
-            available = (
-                next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
-            )
-    except OSError:
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    try:
-        limit, used = (int((_CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        parts = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # There is none, or it is 'max'.
-        return available
-    return min(available, limit - used + int(parts["active_file"]) + int(parts["inactive_file"]))
+    return host_free_bytes()
 
 
 def _size(size_bytes: int) -> str:

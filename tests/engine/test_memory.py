@@ -1,7 +1,6 @@
 """The memory that there is becomes blocks, and the log says what went where."""
 
 import logging
-from pathlib import Path
 
 import pytest
 import torch
@@ -45,29 +44,6 @@ def test_too_little_room_for_one_sequence_says_how_much_it_takes() -> None:
     wanted = 8 * BLOCK_BYTES
     assert str(wanted) in refusal.value.message
     assert count(kv_cache_bytes=wanted) == 8
-
-
-def test_the_free_memory_is_known_with_and_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert memory.free_bytes(CPU) > 2**20
-
-    def absent(*_: object) -> None:
-        raise FileNotFoundError
-
-    monkeypatch.setattr("builtins.open", absent)
-    assert memory.free_bytes(CPU) > 2**20
-
-
-def test_a_container_has_what_its_limit_leaves_beside_what_it_could_give_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    whole = memory.free_bytes(CPU)
-    (tmp_path / "memory.current").write_text("900000\n")
-    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 300000\nactive_file 100000\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_bytes(CPU) > whole // 2
-    (tmp_path / "memory.max").write_text("1000000\n")
-    assert memory.free_bytes(CPU) == 500_000
 
 
 def test_what_steps_and_graphs_need_is_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
