@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, cast
 
 from stentor.config import PipelineConfig
@@ -42,6 +43,7 @@ class _Entry:
     """A request in the house: until its reader is done with it and its Abort has passed the whole chain."""
 
     request_id: str
+    submission: int
     stream: "weakref.ref[AudioStream] | None" = None  # Only the reader keeps a stream alive.
     released: bool = False  # The reader is done; the place is free.
     closing: bool = False  # Its Abort is on its way.
@@ -63,6 +65,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._num_open = 0
+        self._submissions = count()
         # From any thread for the pipeline's own: new requests, and entries whose reader is done.
         self._arrivals: deque[Payload | _Entry] = deque()
         self._queue: deque[Item] = deque()  # Waiting for a credit of the first link.
@@ -108,7 +111,7 @@ class Pipeline:
             full = self._num_open >= limit or len(self._entries) >= 2 * limit
             if len(self._entries) >= 4 * limit or (full and not continues):
                 raise OverloadedError(f"all {limit} places are taken; try again later")
-            entry = _Entry(request.request_id)
+            entry = _Entry(request.request_id, next(self._submissions))
             stream = AudioStream(
                 request.request_id, partial(self._release, entry), partial(self._dismiss, entry)
             )
@@ -229,14 +232,16 @@ class Pipeline:
         """Send an Abort through the chain, once per request."""
         if not entry.closing:
             entry.closing = True
-            self._queue.append(Abort(entry.request_id))
+            self._queue.append(Abort(entry.request_id, submission=entry.submission))
 
     def _abort_again(self) -> None:
         """An Abort may have died with a worker: those on their way are sent again (twice does no harm)."""
         waiting = {item.request_id for item in self._queue if isinstance(item, Abort)}
         with self._lock:
-            closing = [request_id for request_id, entry in self._entries.items() if entry.closing]
-        self._queue.extend(Abort(request_id) for request_id in closing if request_id not in waiting)
+            closing = [entry for entry in self._entries.values() if entry.closing]
+        for entry in closing:
+            if entry.request_id not in waiting:
+                self._queue.append(Abort(entry.request_id, submission=entry.submission))
 
     def _deliver(self, launch: Launch) -> None:
         """Hand out what came out of the last stage."""
@@ -285,7 +290,7 @@ class Pipeline:
     def _forget(self, abort: Abort) -> None:
         with self._lock:
             entry = self._entries.get(abort.request_id)
-            if entry is None or entry.drained:
+            if entry is None or entry.drained or entry.submission != abort.submission:
                 return
             entry.drained = True
             if entry.released:

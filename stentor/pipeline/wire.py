@@ -87,7 +87,7 @@ class MessageDecoder:
             failure = to_failure(InternalError(f"a stage handed on a malformed payload: {error}"))
         raw = msgspec.msgpack.decode(data)
         items: list[Item] = [
-            Abort(item["request_id"])
+            msgspec.convert(item, Abort)
             if item["type"] == Abort.__name__
             else Payload(item["request_id"], last=True, failure=failure)
             for item in raw["items"]

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from stentor.errors import Failure, InternalError, summary, to_failure
 from stentor.pipeline.links import Doorbell, Item, Receiver, Sender
 from stentor.request import Audio
@@ -113,7 +115,7 @@ class Worker:
         progress = self._requests.pop(abort.request_id, None)
         if progress is not None:
             times = StageTimes(self.name, progress.came_s, progress.first_s, progress.last_s)
-            abort = Abort(abort.request_id, (*abort.times, times))
+            abort = msgspec.structs.replace(abort, times=(*abort.times, times))
         self._results.append(abort)
         if progress is not None and not progress.output_ended:
             stage.abort(abort.request_id)

@@ -35,10 +35,12 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     """Forget this request. Travels in-band on the links, from the head of the pipeline to its end.
 
     It follows every request, however that ended, and collects on its way when each stage worked on it.
+    `submission` tells it from a late one of an earlier request that had the same id.
     """
 
     request_id: str
     times: tuple[StageTimes, ...] = ()
+    submission: int = 0
 
 
 class Stage(Protocol):

@@ -1,13 +1,16 @@
-"""Laws of the times that a request leaves behind, and of restarts on demand."""
+"""Laws of what a request leaves behind, and of restarts on demand."""
 
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from stentor.config import PipelineConfig
 from stentor.errors import NotFoundError, RequestError
+from stentor.pipeline.links import Item
 from stentor.pipeline.pipeline import Pipeline
 from stentor.stages.base import StageTimes
 from tests.pipeline import fakes
@@ -99,3 +102,33 @@ def test_a_thread_is_not_restarted() -> None:
             watched.pipeline.restart(name)
     finally:
         watched.pipeline.close()
+
+
+def test_an_abort_that_was_sent_twice_forgets_no_later_request_of_that_id() -> None:
+    pipeline = Pipeline(fakes.chain(), PipelineConfig())
+    pipeline._end = None
+    sent: list[Item] = []
+    came: list[list[Item]] = []
+    launch: Any = SimpleNamespace(
+        head=SimpleNamespace(ready=lambda: True, send=sent.extend),
+        tail=SimpleNamespace(receive=lambda: came.pop() if came else None),
+    )
+
+    def arrive(item: Item) -> None:
+        came.append([item])
+        pipeline._deliver(launch)
+
+    pipeline.submit(fakes.request("a", "frames=1")).abort()
+    pipeline._feed(launch)
+    pipeline._abort_again()
+    pipeline._feed(launch)
+    _, once, again = sent
+    arrive(once)
+    assert pipeline.stats()["requests"]["ending"] == 0
+    pipeline.submit(fakes.request("a", "frames=1")).abort()
+    pipeline._feed(launch)
+    arrive(again)
+    # What its stages still hand on would go to the next request of its id.
+    assert pipeline.stats()["requests"]["ending"] == 1
+    arrive(sent[-1])
+    assert pipeline.stats()["requests"]["ending"] == 0

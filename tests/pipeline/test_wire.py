@@ -20,7 +20,7 @@ from stentor.request import (
     SpeechRequest,
     Usage,
 )
-from stentor.stages.base import Abort, Payload
+from stentor.stages.base import Abort, Payload, StageTimes
 
 ARENA = create_arena(1)
 DECODER = MessageDecoder(ARENA)
@@ -143,12 +143,13 @@ def test_what_cannot_be_encoded_fails_its_own_request() -> None:
 
 
 def test_what_does_not_fit_the_types_turns_into_failures() -> None:
+    mark = Abort("c", (StageTimes("encode", 1.0),), submission=3)
     malformed = Payload("b", Audio(np.zeros(2, np.float32), "fast"))  # type: ignore[arg-type]
-    failed, abort = round_trip(malformed, Abort("c"))
+    failed, abort = round_trip(malformed, mark)
     assert isinstance(failed, Payload)
     assert failed.failure is not None
     assert "malformed" in failed.failure.message
-    assert abort == Abort("c")
+    assert abort == mark
 
 
 def test_bytes_that_are_no_message_are_refused() -> None:
