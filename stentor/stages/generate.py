@@ -29,7 +29,9 @@ class GenerateStage:
 
     def step(self) -> list[Payload]:
         """One step of the engine."""
-        outputs = self._engine.step()
+        # A row that completes no frame, as the first of a request, is told to nobody.
+        made = self._engine.step()
+        outputs = [output for output in made if len(output.frames) or output.finish_reason or output.error]
         if not outputs:
             return []
         codes = np.concatenate([output.frames for output in outputs])

@@ -62,7 +62,12 @@ def test_the_first_frames_name_the_request_and_the_last_end_it() -> None:
             assert payload.failure is None
         usage = frames(payloads[-1]).usage
         assert usage is not None
-        assert (usage.prompt_tokens, usage.completion_tokens) == (9, len(payloads))
+        assert (usage.prompt_tokens, usage.completion_tokens) == (
+            9,
+            len(payloads) + MODEL.shape.num_codebooks - 1,
+        )
+        # The rows before the first frame are told to nobody.
+        assert all(len(frames(payload).codes) == 1 for payload in payloads)
     assert stage.stats()["kv_blocks_used"] == 0
 
 
