@@ -143,6 +143,14 @@ def cast_crowd(work_dir: Path) -> None:
         write_casting(work_dir)
 
 
+def make_crowd_shards(work_dir: Path) -> None:
+    """Adds a shard of each of the crowd to what the language model learns from."""
+    from training.crowd_shards import write_shards
+
+    cast_crowd(work_dir)
+    write_shards(work_dir)
+
+
 def seed_timbres(work_dir: Path) -> None:
     """Makes speaker codes that nobody has repeatable, once: what is trained afterwards says them as well."""
     from training.batches import said_timbres
@@ -157,7 +165,7 @@ def seed_timbres(work_dir: Path) -> None:
 
 
 # Steps that only run when they are named.
-FURTHER: dict[str, Step] = {"crowd": cast_crowd, "timbres": seed_timbres}
+FURTHER: dict[str, Step] = {"crowd": cast_crowd, "crowd-shards": make_crowd_shards, "timbres": seed_timbres}
 
 
 def timed_steps(arguments: argparse.Namespace) -> dict[str, Step]:

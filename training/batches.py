@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 Sequence = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _speaker_means(work_dir: Path, speaker: str) -> tuple[np.ndarray, float]:
+def speaker_means(work_dir: Path, speaker: str) -> tuple[np.ndarray, float]:
     """Mean log-mel spectrum [64] of the speaker's active frames, mean of the logarithm of pitch; kept."""
     cache = work_dir / "means" / f"{speaker}.npy"
     if not cache.exists():
@@ -76,7 +76,7 @@ def _speaker_means(work_dir: Path, speaker: str) -> tuple[np.ndarray, float]:
 
 def speaker_offset(work_dir: Path, speaker: str) -> Offset:
     """How the speaker differs from the default voice on average."""
-    (spectrum, height), (usual, usual_height) = (_speaker_means(work_dir, s) for s in (speaker, DEFAULT))
+    (spectrum, height), (usual, usual_height) = (speaker_means(work_dir, s) for s in (speaker, DEFAULT))
     return Offset(torch.from_numpy(spectrum - usual), 12 / math.log(2) * (height - usual_height))
 
 

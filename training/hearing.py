@@ -34,6 +34,10 @@ _COLOURED_SHARE, _GAIN_SHARE, _NOISE_SHARE, _LOW_PASS_SHARE = 0.4, 0.2, 0.15, 0.
 _GAIN_DB, _NOISE_DB, _CUT_HZ = (-2.0, 2.0), (-52.0, -34.0), (4200.0, 7500.0)
 
 
+# Mean spectrum [64] of an utterance's active frames, their number, mean height of pitch in semitones.
+Means = tuple[torch.Tensor, int, float]
+
+
 @dataclass(frozen=True)
 class Heard:
     """Crops: waveforms [B, 960 F], latents [B, F, 128], speakers' places [B, 24], frames to judge."""
@@ -67,7 +71,7 @@ class Hall:
         self._spans = np.zeros((0, 3), dtype=np.int64)
         self._by_kind: dict[str, list[int]] = {kind: [] for kind in (*KIND_SHARES, HELD)}
         # Mean spectrum, its frames, mean height of pitch of the default voice's common sentences.
-        self._usual: dict[int, tuple[torch.Tensor, int, float]] = {}
+        self._usual: dict[int, Means] = {}
         self.speakers: list[str] = []
         self._heard: list[int] = []
         self._spectra = torch.zeros(0, MEL_BANDS, device=device)
@@ -108,7 +112,7 @@ class Hall:
         mel, pitch_hz, phase = frame_features(samples.float() / 32768)
         pitch_hz = pitch_hz.masked_fill(whispered, 0.0)
         phase = phase.masked_fill(whispered.any(1, keepdim=True), 0.0)
-        sums = [_means(mel[a:b], pitch_hz[a:b]) for a, b in pairwise(offsets)]
+        sums = [means(mel[a:b], pitch_hz[a:b]) for a, b in pairwise(offsets)]
         if role.speaker.name == DEFAULT:
             self._usual |= {number: part for number, part in zip(common, sums, strict=True) if number >= 0}
         first = int(self._spans[-1, :2].sum()) if len(self._spans) else 0
@@ -122,7 +126,7 @@ class Hall:
         self._spans = np.concatenate([self._spans, spans])
         return samples.reshape(-1, FRAME), pitch_hz, phase
 
-    def _speaker(self, role: Role, sums: list[tuple[tuple[torch.Tensor, int, float], int]]) -> int:
+    def _speaker(self, role: Role, sums: list[tuple[Means, int]]) -> int:
         """The speaker's number; a new one gets an offset, known ones have had theirs measured already."""
         name = role.speaker.name
         if name in self.speakers:
@@ -131,7 +135,7 @@ class Hall:
             offset = speaker_offset(self._work_dir, name)
             spectrum, semitones = offset.spectrum.float().to(self._device), offset.semitones
         else:
-            spectrum, semitones = _difference([part for part, _ in sums], [self._usual[n] for _, n in sums])
+            spectrum, semitones = difference([part for part, _ in sums], [self._usual[n] for _, n in sums])
         if role.kind != HELD:
             self._heard.append(len(self.speakers))
         self.speakers.append(name)
@@ -190,8 +194,8 @@ class Hall:
         return parts[:, None] * (self._spectra[left.to(self._device)] - self._spectra[right.to(self._device)])
 
 
-def _means(mel: torch.Tensor, pitch_hz: torch.Tensor) -> tuple[torch.Tensor, int, float]:
-    """Mean spectrum [64] of an utterance's active frames, their number, mean height of pitch in semitones."""
+def means(mel: torch.Tensor, pitch_hz: torch.Tensor) -> Means:
+    """Those of an utterance's features, mel [T, 256] and pitch [T, 4]."""
     active = active_frames(mel)
     voiced = pitch_hz > 0
     height = 12 * pitch_hz.clamp(min=1).log2()[voiced].mean().item() if bool(voiced.any()) else 0.0
@@ -201,9 +205,7 @@ def _means(mel: torch.Tensor, pitch_hz: torch.Tensor) -> tuple[torch.Tensor, int
     return mel[active].reshape(-1, MEL_BANDS).mean(0), number, height
 
 
-def _difference(
-    own: list[tuple[torch.Tensor, int, float]], usual: list[tuple[torch.Tensor, int, float]]
-) -> tuple[torch.Tensor, float]:
+def difference(own: list[Means], usual: list[Means]) -> tuple[torch.Tensor, float]:
     """How a speaker differs from the default voice on the same sentences: spectrum [64] and semitones."""
     (spectrum, height), (other, other_height) = (
         (sum(s * n for s, n, _ in part) / sum(n for _, n, _ in part), np.mean([h for *_, h in part if h]))

@@ -19,7 +19,7 @@ from training.batches import (
     joined,
     sequence,
 )
-from training.data import CONTINUUM, DEFAULT, LONGEST_FRAMES, speaker_of
+from training.data import DEFAULT, LONGEST_FRAMES, speaker_of
 from training.espeak import LANGUAGES
 from training.features import FRAME, HOPS_PER_FRAME, SAMPLE_RATE_HZ
 from training.quantizer import (
@@ -48,10 +48,13 @@ KINDS = {"plain": 0.4, "everyday": 0.35, "tagged": 0.25}
 JOINED_SHARE = 0.15
 # Of those with references: named speakers, the default voice, and otherwise the continuum. The default
 # voice has more texts than all others together; mostly they are said in the timbre of another.
-NAMED_SHARE, DEFAULT_SHARE, DISGUISED_SHARE = 0.4, 0.2, 0.8
+NAMED_SHARE, DEFAULT_SHARE, DISGUISED_SHARE = 0.25, 0.15, 0.8
 # How often the timbre of reference and target is moved together to that of another speaker, and their pitch.
 # Seldom enough, the model says the code of a speaker whom it knows instead of the near one that it read.
 MOVED_SHARE, SHIFTED_SHARE = 0.9, 0.75
+# How often to one of so many nearest codes rather than to any: what a mean spectrum does not say of a speaker
+# then still goes with the code, and can be learnt from it.
+_NEAR_SHARE, _NEAR_CODES = 0.85, 48
 _FARTHEST_LEVELS = 3
 # How many references are what the neural encoder hears where that is known, and how many of the others are
 # exact codes, as timbre and level of the named voices in the checkpoint are.
@@ -74,9 +77,18 @@ class Timbres:
     def __init__(self, quantizer: Quantizer, near: int = 12) -> None:
         self._places = quantizer.books[SPEAKER_BOOK, :, :TIMBRE_DIM]
         self._near = nearest_codes(self._places, near)
+        self._nearer = nearest_codes(self._places, _NEAR_CODES)
         # What every code adds to the mean log-mel by which `active_frames` tells speech from silence.
         shares = quantizer.books[:MEL_BOOKS] @ quantizer.basis.mean(0) * MEL_SCALE
         self._loudness, self._silence = shares.numpy(), float(quantizer.mean.mean())
+
+    def drawn(self, codes: np.ndarray, rng: np.random.Generator) -> int:
+        """The code of another speaker, mostly one like the speaker of an utterance's `codes`."""
+        if rng.random() > _NEAR_SHARE:
+            return int(rng.integers(1, CODES))
+        spoken = codes[codes > 0]
+        own = int(np.bincount(spoken).argmax()) if len(spoken) else 0
+        return max(1, int(rng.choice(self._nearer[own])))
 
     def scattered(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Some of an utterance's codes replaced by their neighbours; 0 stays."""
@@ -170,8 +182,8 @@ class ReferenceBank:
             spans = zip(texts, offsets[:-1], offsets[1:], strict=True)
             self._heard.setdefault(speaker_of(path), []).extend((text, codes[a:b]) for text, a, b in spans)
 
-    def draw(self, speaker: str, rng: np.random.Generator) -> tuple[np.ndarray, str | None]:
-        """A reference of that speaker, without tags; half the time with its transcript."""
+    def draw(self, speaker: str, rng: np.random.Generator, other: str) -> tuple[np.ndarray, str | None]:
+        """A reference of that speaker, without tags, of another text; half the time with its transcript."""
         heard = self._heard.get(speaker)
         if heard and rng.random() < HEARD_SHARE:
             text, codes = heard[rng.integers(len(heard))]
@@ -179,7 +191,7 @@ class ReferenceBank:
         for _ in range(200):
             example = self._pool.draw(speaker, rng)
             fits = SHORTEST_REFERENCE <= len(example.codes) <= LONGEST_REFERENCE
-            if fits and "<|" not in example.text:
+            if fits and "<|" not in example.text and example.text != other:
                 break
         codes = example.codes[:LONGEST_REFERENCE].astype(np.int64)
         if rng.random() > CLEAN_SHARE:
@@ -204,7 +216,7 @@ class Mixer:
         speakers = set(self._pool.by_speaker)
         self._languages = sorted(speakers & LANGUAGES.keys())
         self._named = sorted(speakers & NAMED.keys() - {DEFAULT})
-        self._others = sorted(speakers & CONTINUUM.keys()) or self._named
+        self._others = sorted(speakers - NAMED.keys() - LANGUAGES.keys()) or self._named
         self._kinds = [kind for kind in KINDS if kind in self._pool.by_kind]
         shares = np.array([KINDS[kind] for kind in self._kinds])
         self._kind_shares = shares / shares.sum()
@@ -225,7 +237,8 @@ class Mixer:
             speaker = DEFAULT
         else:
             speaker = str(rng.choice(self._named if kind < DEFAULT_SHARE + NAMED_SHARE else self._others))
-        example, (codes, text) = self._pool.draw(speaker, rng), self._bank.draw(speaker, rng)
+        example = self._pool.draw(speaker, rng)
+        codes, text = self._bank.draw(speaker, rng, example.text)
         if rng.random() < (DISGUISED_SHARE if speaker == DEFAULT else MOVED_SHARE):
             example, codes = self._moved(example, codes)
         if rng.random() < SHIFTED_SHARE:
@@ -248,7 +261,7 @@ class Mixer:
 
     def _moved(self, example: Example, codes: np.ndarray) -> tuple[Example, np.ndarray]:
         """Utterance and reference [R, 8] in the timbre of another speaker."""
-        timbre = int(self._rng.integers(1, CODES))
+        timbre = self._timbres.drawn(example.codes[:, SPEAKER_BOOK], self._rng)
         if example.voice == DEFAULT:
             moved, codes = (self._timbres.disguised(part, timbre) for part in (example.codes, codes))
             if self._rng.random() > CLEAN_SHARE:

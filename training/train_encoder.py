@@ -1,7 +1,5 @@
 """Trains the encoder by the clock, on a GPU, while other processes speak what it hears."""
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ import torch
 from torch import nn
 
 from training.codec import Encoder
-from training.crowd import prepare_stage, read_casting
+from training.crowd import read_casting, start_performing
 from training.hearing import Hall, Heard, Held
 from training.quantizer import (
     BOOKS,
@@ -35,11 +33,6 @@ _EMA = 0.998
 _FIRST_SPEAKERS = 12
 # Time that is kept for scores, and how many utterances of a speaker they are made of.
 _SCORING_S, _SCORED = 10, 8
-_WORKER = (
-    "import sys, torch; from pathlib import Path; from training.crowd import perform\n"
-    "torch.set_num_threads(1)\n"
-    "perform(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))\n"
-)
 
 
 @dataclass(frozen=True)
@@ -106,16 +99,6 @@ def _nearness(points: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
     return _SHARPNESS * (points @ entries.T - entries.square().sum(1) / 2)
 
 
-def start_workers(work_dir: Path, clock: Clock) -> list[subprocess.Popen[bytes]]:
-    """Processes that speak the crowd's roles into files."""
-    prepare_stage(work_dir)
-    numbers = [str(clock.workers), str(clock.speaking_s)]
-    return [
-        subprocess.Popen([sys.executable, "-c", _WORKER, str(work_dir), str(part), *numbers])
-        for part in range(clock.workers)
-    ]
-
-
 def _start(work_dir: Path) -> Encoder:
     """The encoder that was saved, or that of the checkpoint to go on from, widened; otherwise a new one."""
     tensors, path = previous_tensors(work_dir), work_dir / "encoder.pt"
@@ -136,7 +119,7 @@ def train_encoder(work_dir: Path, device: torch.device, clock: Clock) -> None:
     started = time.monotonic()
     torch.manual_seed(clock.seed)
     torch.backends.cudnn.benchmark = True
-    workers = start_workers(work_dir, clock)
+    workers = start_performing(work_dir, clock.workers, clock.speaking_s)
     try:
         quantizer = Quantizer.load(work_dir / "quantizer.pt").to(device)
         hall = Hall(work_dir, quantizer, read_casting(work_dir)[0], device)

@@ -1,10 +1,13 @@
 """Laws of how references and targets are varied together."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from training.mixture import Pitches, Timbres
+from training.batches import Example, ExamplePool
+from training.mixture import Pitches, ReferenceBank, Timbres
 from training.quantizer import (
     BOOKS,
     CODE_DIM,
@@ -42,6 +45,25 @@ def test_a_voice_is_shifted_only_to_levels_that_there_are(quantizer: Quantizer) 
             shifted = pitches.shifted(codes, levels)
             assert set(level_of(shifted[1:5, PHASE_BOOK])) == {own + levels}
             assert (shifted[[0, 5], PHASE_BOOK] == 0).all()
+
+
+def test_a_timbre_is_moved_mostly_to_one_like_it_and_at_times_to_any(quantizer: Quantizer) -> None:
+    timbres, rng = Timbres(quantizer), np.random.default_rng(0)
+    places = quantizer.books[SPEAKER_BOOK, :, :TIMBRE_DIM]
+    for own, codes in ((17, np.array([0, 17, 17, 5])), (0, np.zeros(4, dtype=np.int64))):
+        drawn = np.array([timbres.drawn(codes, rng) for _ in range(2000)])
+        near = (places - places[own]).norm(dim=1).argsort()[:48].tolist()
+        assert 0.8 < np.isin(drawn, near).mean() < 0.95
+        assert drawn.min() > 0
+        assert len(set(drawn)) > 150
+
+
+def test_a_reference_says_another_text(quantizer: Quantizer, tmp_path: Path) -> None:
+    examples = [Example("c001", text, np.zeros((50, BOOKS), np.int16), np.zeros(50)) for text in "ab"]
+    pool = ExamplePool(tmp_path, quantizer)
+    pool.by_speaker["c001"] = examples
+    bank, rng = ReferenceBank(tmp_path, pool, Timbres(quantizer)), np.random.default_rng(0)
+    assert {bank.draw("c001", rng, "a")[1] for _ in range(40)} == {"b", None}
 
 
 def test_scattered_speaker_codes_are_partly_right_and_otherwise_near(quantizer: Quantizer) -> None:
