@@ -35,6 +35,19 @@ def mel_filters(
     return torch.tensor(filters, dtype=torch.float32, device=device)
 
 
+def between_bands(values: torch.Tensor, bins: int) -> torch.Tensor:
+    """What a filter is at frequencies from 0 to 12 kHz [..., bins], given at the bands' centres [..., 64].
+
+    Linear between the centres, constant outside of them.
+    """
+    filters = mel_filters(MEL_BANDS, _FFT, device=values.device)
+    centres = (filters @ torch.arange(filters.shape[1], device=values.device).float()) / filters.sum(1)
+    places = torch.linspace(0, filters.shape[1] - 1, bins, device=values.device)
+    right = torch.searchsorted(centres, places).clamp(1, MEL_BANDS - 1)
+    weight = ((places - centres[right - 1]) / (centres[right] - centres[right - 1])).clamp(0, 1)
+    return values[..., right - 1] * (1 - weight) + values[..., right] * weight
+
+
 def pad_to_frames(waveform: torch.Tensor) -> torch.Tensor:
     """Right-pads [n] samples with zeros to a whole number of 960-sample frames."""
     return torch.nn.functional.pad(waveform, (0, -len(waveform) % FRAME))

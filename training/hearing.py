@@ -15,9 +15,9 @@ from training.features import (
     HOPS_PER_FRAME,
     MEL_BANDS,
     SAMPLE_RATE_HZ,
+    between_bands,
     frame_features,
     log_mel_patches,
-    mel_filters,
 )
 from training.quantizer import Quantizer, active_frames, level_at
 from training.speakers import DEFAULT
@@ -228,17 +228,12 @@ def _played(
         values = np.where(rng.random(count) < share, rng.uniform(low, high, count), otherwise)
         return torch.from_numpy(values).float().to(device)[:, None]
 
-    filters = mel_filters(MEL_BANDS, 1024, device=device)
-    centres = (filters @ torch.arange(filters.shape[1], device=device).float()) / filters.sum(1)
     spectrum = torch.fft.rfft(clean)
-    places = torch.linspace(0, filters.shape[1] - 1, spectrum.shape[1], device=device)
-    right = torch.searchsorted(centres, places).clamp(1, MEL_BANDS - 1)
-    weight = ((places - centres[right - 1]) / (centres[right] - centres[right - 1])).clamp(0, 1)
-    nats = change[:, right - 1] * (1 - weight) + change[:, right] * weight
+    nats = between_bands(change, spectrum.shape[1])
     nats = nats + some(_GAIN_SHARE, *_GAIN_DB, 0.0) * (math.log(10) / 20)
     spectrum = spectrum * nats.exp()
     played = torch.fft.irfft(spectrum, samples)
-    hz = places * (SAMPLE_RATE_HZ / 1024)
+    hz = torch.linspace(0, SAMPLE_RATE_HZ / 2, spectrum.shape[1], device=device)
     passed = torch.sigmoid((some(_LOW_PASS_SHARE, *_CUT_HZ, 1e6) - hz) / 80)
     heard = torch.fft.irfft(spectrum * passed, samples)
     loudness = heard.square().mean(1, keepdim=True).sqrt()

@@ -17,9 +17,9 @@ from training.data import DEFAULT, LANGUAGES, NAMED, speaker_of
 from training.features import (
     FRAME,
     HOPS_PER_FRAME,
-    MEL_BANDS,
     MEL_FLOOR,
     SAMPLE_RATE_HZ,
+    between_bands,
     mel_filters,
 )
 from training.quantizer import (
@@ -144,13 +144,8 @@ def recoloured(
     So the encoder hears speakers that nobody synthesised. `latents` takes the offset from the patches again,
     so that the mel latents stay what they were.
     """
-    filters = mel_filters(MEL_BANDS, 1024)
-    bins = torch.arange(filters.shape[1]).float()
-    centres = (filters @ bins) / filters.sum(1)
     spectrum = torch.fft.rfft(wave)
-    places = np.linspace(0, filters.shape[1] - 1, len(spectrum))
-    gain = np.exp(np.interp(places, centres.numpy(), change.numpy())).astype(np.float32)
-    filtered = torch.fft.irfft(spectrum * torch.from_numpy(gain), len(wave))
+    filtered = torch.fft.irfft(spectrum * between_bands(change, len(spectrum)).exp(), len(wave))
     moved = (mel + change.repeat(HOPS_PER_FRAME)).clamp(min=math.log(MEL_FLOOR))
     return filtered, moved, replace(offset, spectrum=offset.spectrum + change)
 
