@@ -42,11 +42,11 @@ from training.quantizer import (
 from training.speakers import NAMED
 
 # How a batch is mixed: the default voice without a reference, other languages, and the rest with references.
-SHARES = {"default": 0.45, "language": 0.08}
+SHARES = {"default": 0.33, "language": 0.06}
 # What the default voice says without a reference; of what has no tags so many are joined to a longer text.
 KINDS = {"plain": 0.4, "everyday": 0.35, "tagged": 0.25}
 JOINED_SHARE = 0.15
-# Of those with references: named speakers, the default voice, and otherwise the continuum. The default
+# Of those with references: named speakers, the default voice, otherwise continuum and crowd. The default
 # voice has more texts than all others together; mostly they are said in the timbre of another.
 NAMED_SHARE, DEFAULT_SHARE, DISGUISED_SHARE = 0.25, 0.15, 0.8
 # How often the timbre of reference and target is moved together to that of another speaker, and their pitch.
