@@ -15,7 +15,7 @@ import torch
 
 from training.batches import speaker_means
 from training.crowd import Role, read_casting, start_performing
-from training.data import UNLABELLED, Job, shard_path
+from training.data import UNLABELLED, Job, Shard, shard_path, write_shard
 from training.features import frame_features
 from training.hearing import Means, difference, means
 from training.speakers import DEFAULT
@@ -49,18 +49,14 @@ def _common(work_dir: Path, role: Role) -> list[Said]:
     return out
 
 
-def _write(path: Path, said: list[Said]) -> None:
-    lengths = [len(each.features[0]) for each in said]
+def _shard(said: list[Said]) -> Shard:
+    """What the language model learns of it: neither the sound nor phonemes."""
+    offsets = np.cumsum([0, *(len(each.features[0]) for each in said)])
     mel, pitch_hz, phase = (
         torch.cat(parts).half().numpy() for parts in zip(*(each.features for each in said), strict=True)
     )
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(
-        temporary, texts=np.array([each.text for each in said]), offsets=np.cumsum([0, *lengths]),
-        samples=np.zeros(0, np.int16), mel=mel, pitch_hz=pitch_hz, phase=phase,
-        phonemes=np.full(sum(lengths), UNLABELLED, np.uint8),
-    )  # fmt: skip
-    os.replace(temporary, path)
+    texts, phonemes = [each.text for each in said], np.full(offsets[-1], UNLABELLED, np.uint8)
+    return Shard(texts, offsets, np.zeros(0, np.int16), mel, pitch_hz, phase, phonemes)
 
 
 def write_shards(work_dir: Path) -> None:
@@ -80,4 +76,4 @@ def write_shards(work_dir: Path) -> None:
             further, semitones = difference(own, others)
             values = np.append(spectrum + further.numpy(), height + semitones * math.log(2) / 12)
             np.save(work_dir / "means" / f"{name}.npy", values.astype(np.float32))
-            _write(path, said)
+            write_shard(path, _shard(said))

@@ -168,16 +168,19 @@ def make_shard(studio: Studio, speaker: Speaker, scripts: ScriptSource, path: Pa
         columns.append((frames, pcm, *(part.half() for part in features), phoneme_labels(utterance, frames)))
     lengths, pcms, *rest = zip(*columns, strict=True)
     mels, pitches, phases, phonemes = (np.concatenate([np.asarray(part) for part in parts]) for parts in rest)
+    offsets = np.cumsum([0, *lengths])
+    write_shard(path, Shard(texts, offsets, np.concatenate(pcms), mels, pitches, phases, phonemes))
+
+
+def write_shard(path: Path, shard: Shard) -> None:
+    """Writes a shard whole or not at all."""
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(
-        temporary, texts=np.array(texts), offsets=np.cumsum([0, *lengths]), samples=np.concatenate(pcms),
-        mel=mels, pitch_hz=pitches, phase=phases, phonemes=phonemes,
-    )  # fmt: skip
+    np.savez(temporary, **vars(shard))
     os.replace(temporary, path)
 
 
 def read_shard(path: Path) -> Shard:
-    """Reads a shard written by `make_shard`."""
+    """Reads a shard written by `write_shard`."""
     with np.load(path) as data:
         fields = {name: data[name] for name in data.files}
     return Shard(**{**fields, "texts": fields["texts"].tolist()})

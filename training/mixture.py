@@ -76,8 +76,7 @@ class Timbres:
 
     def __init__(self, quantizer: Quantizer, near: int = 12) -> None:
         self._places = quantizer.books[SPEAKER_BOOK, :, :TIMBRE_DIM]
-        self._near = nearest_codes(self._places, near)
-        self._nearer = nearest_codes(self._places, _NEAR_CODES)
+        self._near, self._around = (nearest_codes(self._places, count) for count in (near, _NEAR_CODES))
         # What every code adds to the mean log-mel by which `active_frames` tells speech from silence.
         shares = quantizer.books[:MEL_BOOKS] @ quantizer.basis.mean(0) * MEL_SCALE
         self._loudness, self._silence = shares.numpy(), float(quantizer.mean.mean())
@@ -88,7 +87,7 @@ class Timbres:
             return int(rng.integers(1, CODES))
         spoken = codes[codes > 0]
         own = int(np.bincount(spoken).argmax()) if len(spoken) else 0
-        return max(1, int(rng.choice(self._nearer[own])))
+        return max(1, int(rng.choice(self._around[own])))
 
     def scattered(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Some of an utterance's codes replaced by their neighbours; 0 stays."""

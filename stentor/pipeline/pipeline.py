@@ -49,6 +49,10 @@ class _Entry:
     closing: bool = False  # Its Abort is on its way.
     drained: bool = False  # Its Abort has come out at the end: no stage knows it any more.
 
+    @property
+    def abort(self) -> Abort:
+        return Abort(self.request_id, submission=self.submission)
+
 
 class Pipeline:
     """A chain of stages behind one door. Thread-safe.
@@ -232,16 +236,14 @@ class Pipeline:
         """Send an Abort through the chain, once per request."""
         if not entry.closing:
             entry.closing = True
-            self._queue.append(Abort(entry.request_id, submission=entry.submission))
+            self._queue.append(entry.abort)
 
     def _abort_again(self) -> None:
         """An Abort may have died with a worker: those on their way are sent again (twice does no harm)."""
         waiting = {item.request_id for item in self._queue if isinstance(item, Abort)}
         with self._lock:
             closing = [entry for entry in self._entries.values() if entry.closing]
-        for entry in closing:
-            if entry.request_id not in waiting:
-                self._queue.append(Abort(entry.request_id, submission=entry.submission))
+        self._queue.extend(entry.abort for entry in closing if entry.request_id not in waiting)
 
     def _deliver(self, launch: Launch) -> None:
         """Hand out what came out of the last stage."""

@@ -63,9 +63,10 @@ class Quota:
         """Raise RateLimitedError if there is nothing left."""
         limit = self.key.concurrent_requests
         if limit:
-            self._held = [ref for ref in self._held if (held := ref()) is not None and not held.released]
+            held = [each for ref in self._held if (each := ref()) is not None and not each.released]
+            self._held = [weakref.ref(each) for each in held]
             # Of a long text two parts are under way at a time.
-            if len({held.request_id.partition("/")[0] for ref in self._held if (held := ref())}) >= limit:
+            if len({each.request_id.partition("/")[0] for each in held}) >= limit:
                 raise RateLimitedError(
                     f"this key may have {limit} requests under way: wait for one of them to end"
                 )

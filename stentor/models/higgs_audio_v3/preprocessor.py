@@ -122,11 +122,10 @@ class V3Preprocessor:
         limit = self._limits.context_limit
         room = limit - prompt_positions
         if room < self._limits.rows(1):
+            further = ", or raise --max-context" if self._limits.can_grow else ""
             raise TooLargeError(
                 f"the text and its reference take {prompt_positions} positions of a context of {limit}, "
-                "which leaves no room for speech: shorten the text or the reference"
-                + ", or raise --max-context"
-                * self._limits.can_grow,
+                f"which leaves no room for speech: shorten the text or the reference{further}",
                 param="input",
             )
         rows = filled.max_new_tokens
