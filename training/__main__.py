@@ -19,7 +19,7 @@ Step = Callable[[Path], None]
 DECODER_STEPS, ENCODER_STEPS = 2200, 2200
 LANGUAGE_MODEL_STEPS, REFERENCES_FROM = 6000, 2000
 # Going on from a checkpoint's weights takes less.
-WARM_DECODER_STEPS, WARM_ENCODER_STEPS, WARM_LANGUAGE_MODEL_STEPS = 700, 4200, 8900
+WARM_DECODER_STEPS, WARM_ENCODER_STEPS, WARM_LANGUAGE_MODEL_STEPS = 2200, 4200, 8900
 CHECKPOINT = Path(__file__).parent.parent / "stentor" / "checkpoints" / "stentor_tiny"
 
 
@@ -175,6 +175,7 @@ def timed_steps(arguments: argparse.Namespace) -> dict[str, Step]:
     # The two have other defaults.
     settings |= {"batch": arguments.batch} if arguments.batch else {}
     settings |= {"peak_rate": arguments.rate} if arguments.rate else {}
+    regularised = {} if arguments.dropout is None else {"dropout": arguments.dropout}
 
     def encoder(work_dir: Path) -> None:
         from training.train_encoder import Clock, train_encoder
@@ -183,9 +184,9 @@ def timed_steps(arguments: argparse.Namespace) -> dict[str, Step]:
         train_encoder(work_dir, device, Clock(**settings))
 
     def language_model(work_dir: Path) -> None:
-        from training.train_on_gpu import TimedRun, TimedSchedule
+        from training.train_by_clock import TimedRun, TimedSchedule
 
-        TimedRun(work_dir, TimedSchedule(**settings), device).run()
+        TimedRun(work_dir, TimedSchedule(**settings, **regularised), device).run()
 
     return {"encoder": encoder, "language-model": language_model}
 
@@ -203,7 +204,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     timed = parser.add_argument_group(
         "training by the clock",
-        "of encoder and language model, on a GPU, instead of so many steps on CPU cores",
+        "of encoder and language model instead of so many steps, on a GPU or (language model) on the cores: "
+        "`torchrun --standalone --nproc-per-node 2 -m training language-model --device cpu --threads 1`",
     )
     timed.add_argument("--device", help="where, such as cuda; without it the step trains on CPU cores")
     timed.add_argument("--seconds", type=float, default=230, help="for how long (default: %(default)s)")
@@ -215,6 +217,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "model's (default: 16384)",
     )  # fmt: skip
     timed.add_argument("--rate", type=float, help="highest learning rate (default: 1e-3, 1.5e-3)")
+    timed.add_argument("--dropout", type=float, help="of the language model (default: 0.1)")
     return parser.parse_args(arguments)
 
 

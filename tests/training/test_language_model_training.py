@@ -1,5 +1,10 @@
 """Laws of how the language model is trained, on a CPU or on a GPU."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +14,8 @@ from training.data import UNLABELLED
 from training.language_model import HIDDEN, TinyLanguageModel, seed_unsaid_timbres
 from training.prompts import BOOKS
 from training.quantizer import CODES, SPEAKER_BOOK, TIMBRE_DIM, Quantizer
+from training.train_by_clock import GroupedMuon, TimedSchedule
 from training.train_language_model import losses
-from training.train_on_gpu import GroupedMuon, TimedSchedule
 
 
 def utterance(text: str, frames: int, seed: int = 0) -> Example:
@@ -64,6 +69,24 @@ def test_joined_utterances_keep_their_codes_and_pause_between() -> None:
     assert (both.codes[:12] == first.codes).all()
     assert (both.codes[12:16] == first.codes[-1]).all()
     assert (both.codes[16:] == second.codes).all()
+
+
+def test_processes_that_train_together_step_alike(tmp_path: Path) -> None:
+    script = tmp_path / "together.py"
+    script.write_text(
+        "import torch\n"
+        "from training.train_by_clock import Company\n"
+        "company = Company(torch.device('cpu'))\n"
+        "gradients = [torch.full((2, 3), 2.0 * company.number), torch.tensor([1.0, company.number])]\n"
+        "company.average(gradients)\n"
+        "said = [company.mean(company.number), *(part.tolist() for part in gradients)]\n"
+        f"open({str(tmp_path / 'said')!r} + str(company.number), 'w').write(str(said))\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    where = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([*launcher, str(script)], check=True, timeout=100, capture_output=True, env=where)
+    expected = "[0.5, [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [1.0, 0.5]]"
+    assert [(tmp_path / f"said{number}").read_text() for number in range(2)] == [expected] * 2
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.03, 1.0), (0.3, 1.0), (1.0, 0.03), (2.0, 0.03)])

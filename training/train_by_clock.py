@@ -1,4 +1,4 @@
-"""Trains the language model on a GPU for a given time; processes beside it draw the batches."""
+"""Trains the language model for a given time, on a GPU or on cores; processes beside it draw the batches."""
 
 import math
 import shutil
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.batches import Batch
@@ -30,7 +30,10 @@ from training.train_language_model import (
 
 @dataclass(frozen=True)
 class TimedSchedule:
-    """Seconds of the clock, so that a run ends in time whatever the machine's speed; positions of a batch."""
+    """Seconds of the clock, so that a run ends in time whatever the machine's speed; positions of a batch.
+
+    Weights are saved every `save_every_s`, or twenty times where that is rarer: each look costs some seconds.
+    """
 
     seconds: float
     batch: int = 16_384
@@ -126,15 +129,47 @@ def starting_weights(work_dir: Path, quantizer: Quantizer) -> dict[str, torch.Te
     return start_model(work_dir, quantizer).state_dict()
 
 
+class Company:
+    """The processes that `torchrun` started: they train one model, each on its share of a batch.
+
+    Two processes of one thread each make more of two cores than one process of two threads.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.number, self.size, self._device = 0, 1, device
+        if distributed.is_torchelastic_launched():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            self.number, self.size = distributed.get_rank(), distributed.get_world_size()
+
+    def mean(self, value: float) -> float:
+        """The processes' mean of a number, the same in all of them."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self._device)
+        distributed.all_reduce(shared)
+        return float(shared) / self.size
+
+    def average(self, gradients: list[torch.Tensor]) -> None:
+        """Replaces gradients by the processes' mean."""
+        if self.size > 1:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            distributed.all_reduce(flat)
+            parts = (flat / self.size).split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
 class TimedRun:
     """A run's model, optimizers and clock, which starts when it is made."""
 
     def __init__(self, work_dir: Path, schedule: TimedSchedule, device: torch.device) -> None:
         self._started = time.monotonic()
-        torch.manual_seed(schedule.seed)
+        self._company = company = Company(device)
+        torch.manual_seed(schedule.seed + company.number)
         self._work_dir, self._schedule, self._device = work_dir, schedule, device
         quantizer = Quantizer.load(work_dir / "quantizer.pt")
-        stream = BatchStream(work_dir, quantizer, schedule.batch, schedule.seed)
+        seed = schedule.seed + 100_000 * company.number
+        stream = BatchStream(work_dir, quantizer, schedule.batch // company.size, seed)
         # Before the device is touched, because processes are forked here.
         self._stream = drawn_ahead(stream, schedule.workers, device.type == "cuda")
         self._held_out = [batch.to(device) for batch in validation_batches(work_dir, quantizer)]
@@ -153,15 +188,15 @@ class TimedRun:
         saved = shown
         self._validate(0.0)
         # The last look and the last save take some seconds.
-        while (now := time.monotonic() - started) < schedule.seconds - 4:
+        while (now := self._company.mean(time.monotonic() - started)) < schedule.seconds - 4:
             loss = self._step(next(self._stream), now / schedule.seconds)
             if time.monotonic() - shown > schedule.line_every_s:
                 shown = time.monotonic()
                 # The only place that waits for the device.
-                speed = self._positions / (shown - started)
+                speed = self._positions * self._company.size / (shown - started)
                 line = f"{now:.0f}s step {self._steps} loss {float(loss):.3f} {speed:.0f} positions/s"
-                log(self._work_dir, line)
-            if time.monotonic() - saved > schedule.save_every_s:
+                self._log(line)
+            if time.monotonic() - saved > max(schedule.save_every_s, schedule.seconds / 20):
                 saved = time.monotonic()
                 self._save(now)
         self._save(time.monotonic() - started)
@@ -176,19 +211,26 @@ class TimedRun:
             optimizer.zero_grad(set_to_none=True)
         loss = total(*losses(self._model, batch), progress)
         loss.backward()
+        self._company.average([p.grad for p in self._model.parameters() if p.grad is not None])
         nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
         return loss.detach()
 
+    def _log(self, line: str) -> None:
+        if self._company.number == 0:
+            log(self._work_dir, line)
+
     def _validate(self, now_s: float) -> float:
         line = validate(self._model, self._held_out)
-        shown = f"{now_s:.0f}s {self._positions / 1e6:.1f}M positions"
-        log(self._work_dir, f"validation {self._steps} {line} | {shown}")
+        shown = f"{now_s:.0f}s {self._positions * self._company.size / 1e6:.1f}M positions"
+        self._log(f"validation {self._steps} {line} | {shown}")
         return sum(map(float, line.split()[:MEL_BOOKS]))
 
     def _save(self, now_s: float) -> None:
         """Weights alone, in half precision: what the checkpoint has, and what other runs can begin from."""
+        if self._company.number > 0:
+            return
         nats, path = self._validate(now_s), self._work_dir / "language_model.pt"
         weights = {name: tensor.half().cpu() for name, tensor in self._model.state_dict().items()}
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
