@@ -50,6 +50,9 @@ def plan() -> list[Job]:
     """All shards, those first that every later step needs first."""
     jobs = [Job(DEFAULT, index, 300, 0.16, 0.24) for index in range(30)]
     jobs += [Job(DEFAULT, 30 + index, 300, 0.0, 0.1, everyday=0.9) for index in range(12)]
+    jobs += [
+        Job(DEFAULT, 42 + index, 300, 0.0, 0.1, everyday=0.1 if index % 4 else 0.9) for index in range(160)
+    ]
     jobs += [Job(f"{DEFAULT}tags", index, 300, 1.0, 0.0, 0.12) for index in range(12)]
     for name, speaker in NAMED.items():
         if name != DEFAULT:

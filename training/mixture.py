@@ -42,13 +42,13 @@ from training.quantizer import (
 from training.speakers import NAMED
 
 # How a batch is mixed: the default voice without a reference, other languages, and the rest with references.
-SHARES = {"default": 0.33, "language": 0.06}
+SHARES = {"default": 0.45, "language": 0.06}
 # What the default voice says without a reference; of what has no tags so many are joined to a longer text.
-KINDS = {"plain": 0.4, "everyday": 0.35, "tagged": 0.25}
+KINDS = {"plain": 0.45, "everyday": 0.35, "tagged": 0.2}
 JOINED_SHARE = 0.15
 # Of those with references: named speakers, the default voice, otherwise continuum and crowd. The default
 # voice has more texts than all others together; mostly they are said in the timbre of another.
-NAMED_SHARE, DEFAULT_SHARE, DISGUISED_SHARE = 0.25, 0.15, 0.8
+NAMED_SHARE, DEFAULT_SHARE, DISGUISED_SHARE = 0.25, 0.25, 0.8
 # How often the timbre of reference and target is moved together to that of another speaker, and their pitch.
 # Seldom enough, the model says the code of a speaker whom it knows instead of the near one that it read.
 MOVED_SHARE, SHIFTED_SHARE = 0.9, 0.75
