@@ -85,12 +85,16 @@ def _extent(active: Array) -> tuple[int, int]:
 
 
 def _pause_before(active: Array, levels: Array, limit: int) -> int:
-    """Where to cut: at the last pause of the second half before `limit` hops, or where it is quietest."""
-    half, pause = limit // 2, round(_PAUSE_S / _HOP_S)
-    silent = np.convolve(~active[half:limit], np.ones(pause), "valid") == pause
+    """Where to cut: at the last pause of the second half before `limit` hops, or where it is quietest.
+
+    Not before there is enough speech, if there is so much.
+    """
+    enough = int(np.searchsorted(np.cumsum(active[:limit]), _SHORTEST_SPEECH_S / _HOP_S)) + 1
+    first, pause = max(limit // 2, min(enough, limit - 1)), round(_PAUSE_S / _HOP_S)
+    silent = np.convolve(~active[first:limit], np.ones(pause), "valid") == pause
     if silent.any():
-        return half + int(np.flatnonzero(silent)[-1]) + pause // 2
-    return half + int(np.argmin(levels[half:limit]))
+        return first + int(np.flatnonzero(silent)[-1]) + pause // 2
+    return first + int(np.argmin(levels[first:limit]))
 
 
 def _check_speech(speech: Array, active: Array, levels: Array, sample_rate_hz: int) -> None:

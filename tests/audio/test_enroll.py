@@ -64,6 +64,9 @@ def test_the_shortest_limit_that_may_be_set_leaves_room_for_a_voice(sentence: Ar
     limit_s = next(item.minimum for item in settings() if item.name == "max_seconds")
     assert limit_s is not None
     assert 1 < seconds_of(enroll(sentence, RATE_HZ, limit_s, whole=False)) <= limit_s
+    # The quietest place of the second half comes too early.
+    dip = np.concatenate([sentence[: round(0.95 * RATE_HZ)], silence(0.1), sentence[round(0.95 * RATE_HZ) :]])
+    assert 1 < seconds_of(enroll(dip, RATE_HZ, limit_s, whole=False)) <= limit_s
 
 
 def test_too_much_without_a_pause_is_cut_where_it_is_quietest(sentence: Array) -> None:
