@@ -80,13 +80,16 @@ def speaker_offset(work_dir: Path, speaker: str) -> Offset:
     return Offset(torch.from_numpy(spectrum - usual), 12 / math.log(2) * (height - usual_height))
 
 
+def commonest_timbre(codes: np.ndarray) -> int:
+    """The speaker code [T] that is said most, silence and the default voice (0) apart; 0 if there is none."""
+    spoken = codes[codes > 0]
+    return int(np.bincount(spoken).argmax()) if len(spoken) else 0
+
+
 def said_timbres(work_dir: Path) -> list[int]:
     """The speaker codes that are the commonest one of some shard, rising, the default voice's (0) apart."""
-    commonest = set()
-    for path in (work_dir / "codes").glob("*.npy"):
-        codes = np.load(path)[:, SPEAKER_BOOK]
-        commonest |= {int(np.bincount(codes[codes > 0]).argmax())} if codes.any() else set()
-    return sorted(commonest)
+    paths = (work_dir / "codes").glob("*.npy")
+    return sorted({commonest_timbre(np.load(path)[:, SPEAKER_BOOK]) for path in paths} - {0})
 
 
 def read_codes(path: Path, quantizer: Quantizer) -> np.ndarray:

@@ -16,6 +16,7 @@ from training.batches import (
     ExamplePool,
     Sequence,
     collate,
+    commonest_timbre,
     joined,
     sequence,
 )
@@ -85,9 +86,7 @@ class Timbres:
         """The code of another speaker, mostly one like the speaker of an utterance's `codes`."""
         if rng.random() > _NEAR_SHARE:
             return int(rng.integers(1, CODES))
-        spoken = codes[codes > 0]
-        own = int(np.bincount(spoken).argmax()) if len(spoken) else 0
-        return max(1, int(rng.choice(self._around[own])))
+        return max(1, int(rng.choice(self._around[commonest_timbre(codes)])))
 
     def scattered(self, codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Some of an utterance's codes replaced by their neighbours; 0 stays."""
@@ -97,10 +96,10 @@ class Timbres:
 
     def moved(self, parts: list[np.ndarray], target: int) -> list[np.ndarray]:
         """Speaker codes of one speaker, shifted so that its most frequent one becomes `target`."""
-        spoken = parts[0][parts[0] > 0]
-        if len(spoken) == 0:
+        own = commonest_timbre(parts[0])
+        if own == 0:
             return parts
-        shift = self._places[target] - self._places[np.bincount(spoken).argmax()]
+        shift = self._places[target] - self._places[own]
         used, where = np.unique(np.concatenate(parts), return_inverse=True)
         nearest = torch.cdist(self._places[used] + shift, self._places[1:]).argmin(1).numpy() + 1
         moved = np.where(used > 0, nearest, 0)[where]

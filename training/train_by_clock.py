@@ -152,11 +152,9 @@ class Company:
     def average(self, gradients: list[torch.Tensor]) -> None:
         """Replaces gradients by the processes' mean."""
         if self.size > 1:
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            flat = nn.utils.parameters_to_vector(gradients)
             distributed.all_reduce(flat)
-            parts = (flat / self.size).split([gradient.numel() for gradient in gradients])
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
+            nn.utils.vector_to_parameters(flat / self.size, gradients)
 
 
 class TimedRun:
