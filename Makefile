@@ -11,6 +11,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # What is installed beside the package; `kernels` adds Triton (1 GB), with which the kernels' tests run on a CPU.
 EXTRAS ?= dev
 
+# Tests are shared among processes as they get done; more than four win little and want a gigabyte each.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-browser test-clients check format docs bench train-tiny clean
 
@@ -44,7 +47,7 @@ serve: install ## Serve the built-in voice on http://127.0.0.1:8000 (ARGS="--por
 	$(BIN)/stentor serve $(ARGS)
 
 test: install ## Run all tests (ARGS="-k name")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-clients: install ## Run the libraries of OpenAI, LiveKit, Pipecat, LiteLLM, ... against a server
 	$(BIN)/python -m tests.clients.environments
