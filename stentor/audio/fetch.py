@@ -23,6 +23,11 @@ _DATA_URI = re.compile(
 )
 
 
+def is_url(audio: str | bytes) -> bool:
+    """Is it to be fetched from a server, which may be slow."""
+    return isinstance(audio, str) and audio[:8].lower().startswith(("http://", "https://"))
+
+
 class ReferenceReader:
     """Reads references within the limits of its configuration; safe to use from several threads.
 
@@ -54,10 +59,9 @@ class ReferenceReader:
         if isinstance(audio, bytes):
             self._check_size(len(audio))
             return audio
-        start = audio[:8].lower()
-        if start.startswith(("http://", "https://")):
+        if is_url(audio):
             return self._fetch(audio)
-        if start.startswith("data:"):
+        if audio[:5].lower() == "data:":
             return self._from_data_uri(audio)
         if _BASE64.fullmatch(audio):
             return self._from_base64(audio)

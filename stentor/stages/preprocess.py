@@ -7,15 +7,18 @@ from typing import Protocol
 from msgspec import structs
 
 from stentor.audio.enroll import READ_AHEAD, enroll
-from stentor.audio.fetch import ReferenceReader
+from stentor.audio.fetch import ReferenceReader, is_url
 from stentor.audio.load import decode, is_silent
 from stentor.config import ReferenceConfig
 from stentor.errors import RequestError, to_failure
 from stentor.request import Array, Prompt, SpeechRequest
 from stentor.stages.base import Payload
 
-# A slow address holds one of these until its time is up; the other requests go on.
+# Recordings that are read and decoded at once.
 _READERS = 8
+# A slow address holds one of these until its time is up, and no reader: only where so many are slow does
+# another address wait. There are as many as requests in a house of the usual size.
+_FETCHERS = 64
 # How long a step waits for a recording when there is nothing else to do; bounds the delay of a new request.
 _PATIENCE_S = 0.005
 # There is no voice to hear in less.
@@ -52,7 +55,8 @@ class PreprocessStage:
         self._config = config
         self._ready: deque[SpeechRequest] = deque()
         self._loading: dict[str, tuple[SpeechRequest, Future[Array]]] = {}
-        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="reference")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reference")
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="address")
 
     def add(self, payload: Payload) -> None:
         """Take a request, and start reading its recording. Raises RequestError for a voice of nothing."""
@@ -63,7 +67,11 @@ class PreprocessStage:
         if request.reference is None or request.reference.audio is None:
             self._ready.append(request)
             return
-        loading = self._threads.submit(self._load, request.reference.audio, request)
+        audio = request.reference.audio
+        if is_url(audio):
+            loading = self._fetchers.submit(self._fetch, audio, request)
+        else:
+            loading = self._readers.submit(self._load, audio, request)
         self._loading[request.request_id] = (request, loading)
 
     def step(self) -> list[Payload]:
@@ -94,7 +102,8 @@ class PreprocessStage:
 
     def close(self) -> None:
         """Stop reading."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, request: SpeechRequest, loading: "Future[Array] | None") -> Payload:
         try:
@@ -105,6 +114,9 @@ class PreprocessStage:
         # The recording has done its service; it need not travel with the request from stage to stage.
         lighter = structs.replace(prompt, request=structs.replace(request, reference=None))
         return Payload(request.request_id, lighter, last=True)
+
+    def _fetch(self, url: str | bytes, request: SpeechRequest) -> Array:
+        return self._readers.submit(self._load, self._reader.read(url), request).result()
 
     def _load(self, audio: str | bytes, request: SpeechRequest) -> Array:
         data, limit_s = self._reader.read(audio), self._config.max_seconds

@@ -1,5 +1,6 @@
 """Laws of the first stage: each request becomes a prompt or a failure, and a slow one holds up no other."""
 
+import base64
 import threading
 import time
 from collections.abc import Iterator
@@ -33,13 +34,13 @@ class Preparer:
 
 
 class SlowReader(ReferenceReader):
-    """Waits for `gate` when it reads b"slow"."""
+    """Waits for `gate` when it reads b"slow" or from an address of slow.example."""
 
     gate = threading.Event()
 
     def read(self, audio: str | bytes) -> bytes:
-        if audio == b"slow":
-            self.gate.wait(10)
+        if audio == b"slow" or str(audio).startswith("http://slow.example/"):
+            self.gate.wait(60)
             return encode_file(TONE, "wav", RATE_HZ)
         return super().read(audio)
 
@@ -63,7 +64,7 @@ def ask(
 
 def drain(stage: PreprocessStage) -> dict[str, Payload]:
     done: dict[str, Payload] = {}
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while stage.has_work() and time.monotonic() < deadline:
         done |= {payload.request_id: payload for payload in stage.step()}
     assert not stage.has_work()
@@ -147,6 +148,26 @@ def test_a_slow_recording_delays_only_its_own_request(stage: PreprocessStage) ->
     assert time.monotonic() - started_s < 1
     SlowReader.gate.set()
     assert isinstance(drain(stage)["slow"].data, Prompt)
+
+
+def test_slow_addresses_hold_up_no_recording_that_is_here(stage: PreprocessStage) -> None:
+    slow = [f"slow{number}" for number in range(40)]
+    for name in slow:
+        ask(stage, name, audio=f"http://slow.example/{name}.wav")
+    ask(stage, "here", audio=wav(TONE))
+    ask(stage, "encoded", audio=base64.b64encode(wav(TONE)).decode())
+    # Another address does not wait, either.
+    ask(stage, "refused", audio="http://127.0.0.1:9/a.wav")
+    done: dict[str, Payload] = {}
+    deadline = time.monotonic() + 30
+    while len(done) < 3 and time.monotonic() < deadline:
+        done |= {payload.request_id: payload for payload in stage.step()}
+    assert done.keys() == {"here", "encoded", "refused"}
+    assert isinstance(done["here"].data, Prompt)
+    SlowReader.gate.set()
+    prompts = drain(stage)
+    assert prompts.keys() == set(slow)
+    assert all(isinstance(payload.data, Prompt) for payload in prompts.values())
 
 
 def test_an_aborted_request_gives_nothing(stage: PreprocessStage) -> None:
