@@ -1,5 +1,6 @@
 """The autoregressive loop: add sequences, step them all, abort any."""
 
+import contextlib
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,34 +165,36 @@ class Engine:
         Returns:
             The sequences that drew a row: not one for which there is no memory alone.
         """
-        try:
+        # Tried again behind the clause: within it, the failed try's tensors are still there.
+        with contextlib.suppress(torch.OutOfMemoryError):
             self._runner.decode(start, end, self._scheduler.longest, captured)
-        except torch.OutOfMemoryError:
-            if captured:
-                return self._decode(start, end, captured=False)
-            if end - start == 1:
-                return []
-            middle = (start + end) // 2
-            return self._decode(start, middle, False) + self._decode(middle, end, False)
-        return self._scheduler.running[start:end]
+            return self._scheduler.running[start:end]
+        if captured:
+            return self._decode(start, end, captured=False)
+        if end - start == 1:
+            return []
+        middle = (start + end) // 2
+        return self._decode(start, middle, False) + self._decode(middle, end, False)
 
-    def _prefill(self, chunks: list[Chunk]) -> list[Sequence]:
-        """Compute the chunks together; if memory runs out, one by one, and refuse those that fail alone.
+    def _prefill(self, chunks: list[Chunk], captured: bool = True) -> list[Sequence]:
+        """Compute the chunks together; if memory runs out, without a graph, then one by one, and refuse
+        those that fail alone.
 
         Returns:
             The sequences that drew their first row, in the order of their records.
         """
         complete = [chunk.sequence for chunk in chunks if chunk.completes]
-        try:
-            self._runner.prefill(chunks, (complete[0].slot or 0) if complete else 0)
-        except torch.OutOfMemoryError:
-            if len(chunks) > 1:
-                return [sequence for chunk in chunks for sequence in self._prefill([chunk])]
-            self._refuse(chunks[0].sequence)
-            return []
-        for chunk in chunks:
-            self._note(chunk)
-        return complete
+        with contextlib.suppress(torch.OutOfMemoryError):
+            self._runner.prefill(chunks, (complete[0].slot or 0) if complete else 0, captured)
+            for chunk in chunks:
+                self._note(chunk)
+            return complete
+        if captured:
+            return self._prefill(chunks, captured=False)
+        if len(chunks) > 1:
+            return [sequence for chunk in chunks for sequence in self._prefill([chunk])]
+        self._refuse(chunks[0].sequence)
+        return []
 
     def _refuse(self, sequence: Sequence) -> None:
         """End a sequence for which there is no memory, with an error of its own."""

@@ -1,6 +1,9 @@
-"""What memory goes where: how many blocks of the KV cache there can be, and one line that says it all."""
+"""What memory goes where: how many blocks of the KV cache there can be, one line that says it all, and how
+devices say that there is no more."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -14,6 +17,9 @@ from stentor.layers.device import check_float8
 
 # Of what is free, this share is left to the other stages and to what nobody foresaw.
 _SHARE_LEFT = 0.2
+# Of what is raised as a plain RuntimeError: by PyTorch's allocator on a CPU, by a driver that captures or
+# loads, by cuBLAS.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 _LOG = logging.getLogger(__name__)
 
@@ -87,6 +93,17 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return host_free_bytes()
+
+
+@contextlib.contextmanager
+def one_out_of_memory() -> Iterator[None]:
+    """However it is said within that there is no memory, it is torch.OutOfMemoryError without."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
 
 
 def _size(size_bytes: int) -> str:

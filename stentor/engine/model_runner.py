@@ -15,6 +15,7 @@ from stentor.engine import sampler
 from stentor.engine.cuda_graph import PrefillGraphs, StepGraphs, capture_on, own_stream
 from stentor.engine.kv_cache import KVCache
 from stentor.engine.landing import Landing, upload
+from stentor.engine.memory import one_out_of_memory
 from stentor.engine.model import SpeechLM
 from stentor.engine.noise import stream_key
 from stentor.engine.prefill import Prefill, pack, shape_of, spans_of
@@ -103,28 +104,32 @@ class ModelRunner:
         """One step of the sequences in the slots [start, end), the furthest of which computes `longest`.
 
         It may only be `captured` if no other runs: a graph moves the rows on with which it pads.
+        Raises torch.OutOfMemoryError before any row has moved on.
         """
         blocks = longest // self._cache.block_size + 1
-        if self._graphs is not None and captured:
-            self._landing.add(self._graphs(end, blocks, self._candidates, self._penalises))
-        else:
-            wanted = -(-blocks // self._blocks_step) * self._blocks_step
-            self._landing.add(self._step(self._rows(start, end), wanted, self._candidates, self._penalises))
+        with one_out_of_memory():
+            if self._graphs is not None and captured:
+                record = self._graphs(end, blocks, self._candidates, self._penalises)
+            else:
+                wanted = -(-blocks // self._blocks_step) * self._blocks_step
+                record = self._step(self._rows(start, end), wanted, self._candidates, self._penalises)
+        self._landing.add(record)
 
-    def prefill(self, chunks: Rows[Chunk], first_slot: int) -> None:
+    def prefill(self, chunks: Rows[Chunk], first_slot: int, captured: bool = True) -> None:
         """Compute pieces of prompts; those that complete them, which come first, get the slots from
-        `first_slot` on and draw their first row.
+        `first_slot` on and draw their first row. Raises torch.OutOfMemoryError before anything is drawn.
         """
         complete = sum(chunk.completes for chunk in chunks)
-        rows = self._new_rows(chunks)
         graphs = self._prefill_graphs
-        if graphs is not None and graphs.fits(chunks):
-            record, packed = graphs(chunks, rows, self._candidates)
-        else:
-            shape = shape_of(chunks, self._codebooks, rows.shape[1])
-            words = pack(chunks, rows, shape, self._cache.block_size)
-            spans = spans_of(chunks)
-            record, packed = self._prefill(self._upload(words), shape, spans, self._candidates)
+        with one_out_of_memory():
+            rows = self._new_rows(chunks)
+            if graphs is not None and captured and graphs.fits(chunks):
+                record, packed = graphs(chunks, rows, self._candidates)
+            else:
+                shape = shape_of(chunks, self._codebooks, rows.shape[1])
+                words = pack(chunks, rows, shape, self._cache.block_size)
+                spans = spans_of(chunks)
+                record, packed = self._prefill(self._upload(words), shape, spans, self._candidates)
         self._landing.add(record[:complete])
         self._state.write_rows(first_slot, packed[:complete])
 

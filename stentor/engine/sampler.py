@@ -133,13 +133,18 @@ def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) 
     codes = fill(codes, frozen[:, None], -1)
     status = array_library.where(frozen, state.status, status)
     record = array_library.concatenate((codes, status[:, None]), axis=1)
-    state.last_rows[...] = array_library.where(frozen[:, None], state.last_rows, codes)
-    state.ramp[...] = array_library.where(frozen, state.ramp, state.ramp + opening)
-    state.countdown[...] = array_library.where(frozen, state.countdown, countdown)
-    state.step[...] = array_library.where(frozen, state.step, step)
-    # One that ended with this row stands one place further, and stays there, as one that is frozen does.
-    state.positions[...] = state.positions + ~frozen
-    state.status[...] = status
+    moved = {
+        "last_rows": array_library.where(frozen[:, None], state.last_rows, codes),
+        "ramp": array_library.where(frozen, state.ramp, state.ramp + opening),
+        "countdown": array_library.where(frozen, state.countdown, countdown),
+        "step": array_library.where(frozen, state.step, step),
+        # One that ended with this row stands one place further, and stays there, as one that is frozen does.
+        "positions": state.positions + ~frozen,
+        "status": status,
+    }
+    # Only when all of it is there: a row that was moved in part could not be drawn again.
+    for name, values in moved.items():
+        getattr(state, name)[...] = values
     return record
 
 

@@ -16,7 +16,7 @@ import torch
 from stentor.config import EngineConfig
 from stentor.engine.cuda_graph import PrefillGraphs, StepGraphs, capture_on, graph_sizes, own_stream
 from stentor.engine.engine import Engine
-from stentor.engine.prefill import Prefill
+from stentor.engine.prefill import Prefill, PrefillShape
 from stentor.engine.sampler import advance
 from stentor.engine.state import BatchState
 from stentor.engine.step import DecodeStep
@@ -152,6 +152,38 @@ def test_a_batch_for_which_no_graph_has_memory_moves_each_row_once(
     monkeypatch.setattr(engine._runner, "_graphs", captured)
     monkeypatch.setattr(engine._runner, "_step", plain)
     rows = rows_of(engine)
+    assert {name for name in rows if not np.array_equal(rows[name], expected[name])} == set()
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_prompts_for_which_no_graph_has_memory_are_computed_without(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_lm(SMALL)
+    expected = rows_of(make_engine(monkeypatch, model, overlap="off"))
+    engine = make_engine(monkeypatch, model, overlap="off")
+    use_graphs(engine)
+    prefill, sizes = engine._runner._prefill, []
+
+    class Full:
+        """Of graphs that are still to be captured, when there is no memory; the driver says so."""
+
+        def fits(self, chunks: Any) -> bool:
+            return True
+
+        def __call__(self, *_: Any) -> Any:
+            raise RuntimeError("CUDA error: out of memory")
+
+    def plain(upload: torch.Tensor, shape: PrefillShape, *how: Any) -> Any:
+        if shape.sequences > room:
+            raise torch.OutOfMemoryError
+        sizes.append(shape.sequences)
+        return prefill(upload, shape, *how)
+
+    monkeypatch.setattr(engine._runner, "_prefill_graphs", Full())
+    monkeypatch.setattr(engine._runner, "_prefill", plain)
+    rows = rows_of(engine)
+    assert sizes
     assert {name for name in rows if not np.array_equal(rows[name], expected[name])} == set()
 
 

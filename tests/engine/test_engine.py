@@ -1,7 +1,10 @@
 """The engine draws what an uncached model would draw, for every sequence, whatever happens around it."""
 
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle, product
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,9 +13,10 @@ import torch
 
 from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
+from stentor.engine.prefill import PrefillShape
 from stentor.engine.scheduler import Chunk
 from stentor.engine.sequence import Sequence
-from stentor.engine.state import Status
+from stentor.engine.state import BatchState, Status
 from stentor.request import FinishReason, SamplingParams
 from tests.checkpoints import Recipe
 from tests.engine.harness import Rig, Story, content_rows, make_lm, make_sequence
@@ -322,10 +326,10 @@ def test_a_prompt_without_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) ->
     engine = Engine(model, EngineConfig(max_context=256))
     prefill = engine._runner.prefill
 
-    def crowded(chunks: list[Chunk], first_slot: int) -> None:
+    def crowded(chunks: list[Chunk], *how: int) -> None:
         if {chunk.sequence.id for chunk in chunks} & {"huge", "vast"}:
             raise torch.OutOfMemoryError
-        prefill(chunks, first_slot)
+        prefill(chunks, *how)
 
     monkeypatch.setattr(engine._runner, "prefill", crowded)
     for sequence in sequences.values():
@@ -387,6 +391,48 @@ def test_only_a_sequence_that_has_no_memory_alone_fails(
     for name, sequence in sequences.items():
         if sequence is not starving:
             assert np.array_equal(sequence.rows[: sequence.num_rows], expected[name].rows)
+
+
+@pytest.mark.parametrize("refused", [torch.empty, np.empty], ids=["torch", "numpy"])
+def test_memory_that_the_host_refuses_is_missed_by_one_request_only(
+    refused: Callable[[int], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_lm(SMALL)
+    names = ["a", "huge", "b", "c"]
+    texts = [100 if name == "huge" else 20 for name in names]
+    sequences = {
+        name: greedy(name, random_prompt(SMALL, i, text=texts[i]), 12) for i, name in enumerate(names)
+    }
+    alone: dict[str, Story] = {}
+    for name in "abc":
+        alone |= Rig(model).run([replace(sequences[name])])
+    engine = Engine(model, EngineConfig(max_context=256))
+    prefill, step = engine._runner._prefill, engine._runner._step
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def fail() -> None:
+        working = torch.zeros(1)
+        # What the try before had in its hands is free again.
+        assert all(reference() is None for reference in held)
+        held.append(weakref.ref(working))
+        refused(1 << 50)
+
+    def crowded(upload: torch.Tensor, shape: PrefillShape, *how: Any) -> Any:
+        return prefill(upload, shape, *how) if shape.tokens <= 64 else fail()
+
+    def cramped(state: BatchState, *how: Any) -> Any:
+        return step(state, *how) if len(state.packed) == 1 else fail()
+
+    monkeypatch.setattr(engine._runner, "_prefill", crowded)
+    monkeypatch.setattr(engine._runner, "_step", cramped)
+    for sequence in sequences.values():
+        engine.add(sequence)
+    errors = {}
+    while engine.has_work():
+        errors |= {output.sequence.id: output.error for output in engine.step() if output.error}
+    assert errors.keys() == {"huge"}
+    for name in "abc":
+        assert np.array_equal(sequences[name].rows[:12], alone[name].rows)
 
 
 @pytest.mark.parametrize("overlap", ["on", "off"])

@@ -1,6 +1,7 @@
 """Sampling draws from the right set whatever the batch; the state machine is that of the specification."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from stentor.engine.model import LMShape
 from stentor.engine.noise import stream_key
 from stentor.engine.sampler import Draw, advance, most_candidates, sample
 from stentor.engine.state import BatchState, Status
-from stentor.request import SamplingParams
+from stentor.request import Array, SamplingParams
 from tests.engine.oracle import BEGIN, END, NUM_CODEBOOKS, VOCAB, DelayMachine, gumbel_noise
 
 SHAPE = LMShape(NUM_CODEBOOKS, VOCAB, BEGIN, END, 1, 1, 2, 4096, torch.float32)
@@ -240,6 +241,28 @@ def test_a_wind_down_is_cut_by_the_limit_but_not_by_the_guard(
     status = drive(codes, max_rows, guard_rows)[:, -1].tolist()
     assert status.index(reason) == rows - 1
     assert set(status[: rows - 1]) == {Status.RUNNING}
+
+
+def test_a_draw_that_runs_out_of_memory_has_moved_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, candidates = make_state(MIXTURE[2:6], [9] * 4)
+    before, where, logits = state.packed.clone(), np.where, random_logits(4, 5)
+    for room in range(20):
+        left = iter(range(room))
+
+        def cramped(*values: Array, left: Iterator[int] = left) -> Array:
+            if next(left, None) is None:
+                raise MemoryError
+            return where(*values)
+
+        monkeypatch.setattr(np, "where", cramped)
+        try:
+            advance(logits, state.arrays, SHAPE, candidates)
+        except MemoryError:
+            assert torch.equal(state.packed, before)
+        else:
+            break
+    assert 0 < room < 19
+    assert not torch.equal(state.packed, before)
 
 
 def test_idle_and_ended_rows_stay_as_they_are() -> None:
