@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from stentor.engine.host_memory import host_free_bytes
+from stentor.engine.host_memory import host_free_bytes, host_total_bytes
 
 # The instruction sets that decide how fast small models run on a CPU.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
@@ -18,14 +18,14 @@ _PACKAGES = ("torch", "transformers", "numpy", "uvicorn", "fastapi")
 
 @dataclass(frozen=True)
 class Machine:
-    """This machine as a process may use it; sizes in bytes, None where it cannot be told."""
+    """This machine as a process may use it; sizes in bytes."""
 
     system: str
     python: str
     processor: str
     cores: int
     instructions: tuple[str, ...]
-    memory_bytes: int | None
+    memory_bytes: int
     free_memory_bytes: int
     gpus: tuple[str, ...]
 
@@ -33,7 +33,6 @@ class Machine:
 def this_machine() -> Machine:
     """Look at it now."""
     facts = _read_fields("/proc/cpuinfo")
-    memory = _read_fields("/proc/meminfo")
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -41,7 +40,7 @@ def this_machine() -> Machine:
         processor=facts.get("model name") or platform.processor() or "unknown",
         cores=usable_cores(),
         instructions=tuple(name for name in _INSTRUCTIONS if name in flags),
-        memory_bytes=_smallest(_kibibytes(memory.get("MemTotal")), _cgroup_number("memory.max")),
+        memory_bytes=host_total_bytes(),
         free_memory_bytes=host_free_bytes(),
         gpus=_gpus(),
     )
@@ -113,17 +112,3 @@ def _read_fields(path: str) -> dict[str, str]:
         if separator:
             fields.setdefault(name.strip(), value.strip())
     return fields
-
-
-def _kibibytes(text: str | None) -> int | None:
-    return int(text.split()[0]) * 1024 if text else None
-
-
-def _cgroup_number(name: str) -> int | None:
-    text = _read(f"/sys/fs/cgroup/{name}").strip()
-    return int(text) if text.isdigit() else None
-
-
-def _smallest(*values: int | None) -> int | None:
-    known = [value for value in values if value is not None]
-    return min(known) if known else None

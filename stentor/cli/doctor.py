@@ -56,9 +56,8 @@ def examine_machine(config: Config) -> Iterator[Finding]:
     extras = ", ".join(found.instructions) or "no known vector instructions"
     yield Finding("ok", "system", f"{found.system}, Python {found.python}")
     yield Finding("ok", "processor", f"{found.processor}, {found.cores} usable cores, {extras}")
-    if found.memory_bytes is not None:
-        free = f"{found.free_memory_bytes / 2**30:.1f} GiB free"
-        yield Finding("ok", "memory", f"{found.memory_bytes / 2**30:.1f} GiB, {free}")
+    free = f"{found.free_memory_bytes / 2**30:.1f} GiB free"
+    yield Finding("ok", "memory", f"{found.memory_bytes / 2**30:.1f} GiB, {free}")
     load = machine.load_average()
     if load is not None and load > found.cores:
         busy = f"{load} processes want {found.cores} cores"
