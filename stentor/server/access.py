@@ -30,6 +30,8 @@ KEY_PROTOCOL = "openai-insecure-api-key."
 _KEY_PARAMETERS = ("api_key", "api-key", "xi_api_key", "xi-api-key", "authorization")
 _SWITCHING = 101
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+# Last parts of names that nobody can register: of one network or machine (RFC 6761, 6762, 8375).
+_PRIVATE_NAMES = {"arpa", "corp", "home", "internal", "lan", "local", "localhost", "test"}
 # Nothing that could forge a line of a log, or fill it.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -135,10 +137,14 @@ class Gate:
         headers = Headers(scope=scope)
         method = scope.get("method")
         # A form or a WebSocket would not ask for leave as CORS does.
-        foreign = method not in _SAFE_METHODS and _of_another_site(headers)
+        keyless = not self._keyring.required
+        foreign = method not in _SAFE_METHODS and _of_another_site(headers, keyless)
         if foreign and "*" not in self._origins and headers.get("Origin") not in self._origins:
-            raise ForbiddenError("a page of another site may not do this: name its origin in --cors-origins")
-        if not self._keyring.required:
+            raise ForbiddenError(
+                "a page of another site, or of a public name with neither https nor keys, may not do this: "
+                "name its origin in --cors-origins"
+            )
+        if keyless:
             return
         presented = list(presented_keys(scope))
         owner = self._keyring.owner(presented)
@@ -150,15 +156,26 @@ class Gate:
             raise AuthenticationError(message, code="invalid_api_key")
 
 
-def _of_another_site(headers: Headers) -> bool:
-    """Does a page of another site ask; browsers say so outright only over https and to localhost."""
+def _of_another_site(headers: Headers, keyless: bool) -> bool:
+    """Does a page of another site ask; browsers say so outright only over https and to localhost.
+
+    A name of the page's own proves nothing there, if strangers can register it: it may have led to them when
+    the page was loaded, and now lead here (DNS rebinding). Such a page has no key, and no certificate.
+    """
     site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
     if site is not None or origin is None:
         return site == "cross-site"
     try:
-        return urlsplit(origin).hostname != urlsplit(f"//{headers.get('Host', '')}").hostname
+        page, host = urlsplit(origin), urlsplit(f"//{headers.get('Host', '')}").hostname
     except ValueError:
         return True
+    return page.hostname != host or (keyless and page.scheme == "http" and _is_public_name(host or ""))
+
+
+def _is_public_name(host: str) -> bool:
+    """Can it be registered: no address, no name of one part as containers have, none of a private network."""
+    *rest, last = host.rstrip(".").split(".")
+    return bool(rest) and not last.isdigit() and last not in _PRIVATE_NAMES
 
 
 def open_paths(config: AccessConfig) -> set[str]:

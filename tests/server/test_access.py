@@ -216,6 +216,18 @@ def test_by_default_no_other_site_is_let_in(serve: Serve) -> None:
         ({"Origin": "http://192.168.1.5:8000", "Host": "192.168.1.5:8000"}, {}, 200),
         ({"Origin": "http://box:8080", "Host": "box"}, {}, 200),  # behind nginx's $host
         ({"Origin": "http://a.example", "Host": "box"}, {"cors_origins": "http://a.example"}, 200),
+        # A name that a stranger owns may lead here now, and have led to him when the page was loaded.
+        ({"Origin": "http://evil.example:8000", "Host": "evil.example:8000"}, {}, 403),
+        ({"Origin": "http://evil.example.:8000", "Host": "EVIL.example.:8000"}, {}, 403),
+        ({"Origin": "http://a.example", "Host": "a.example"}, {"cors_origins": "http://a.example"}, 200),
+        # No stranger has a certificate for this server, nor such a name, nor an address.
+        ({"Origin": "https://tts.example", "Host": "tts.example"}, {}, 200),
+        ({"Origin": "http://localhost:8000", "Host": "localhost:8000"}, {}, 200),
+        ({"Origin": "http://stentor:8000", "Host": "stentor:8000"}, {}, 200),
+        ({"Origin": "http://nas.local:8000", "Host": "nas.local:8000"}, {}, 200),
+        ({"Origin": "http://host.docker.internal:8000", "Host": "host.docker.internal:8000"}, {}, 200),
+        ({"Origin": "http://[::1]:8000", "Host": "[::1]:8000"}, {}, 200),
+        ({"Origin": "http://[::ffff:7f00:1]:8000", "Host": "[::ffff:7f00:1]:8000"}, {}, 200),
         ({}, {}, 200),
     ],
     ids=str,
@@ -227,6 +239,29 @@ def test_a_page_of_another_site_cannot_act_for_its_visitor(
     response = server.http.post("/v1/audio/speech", json={"input": "Hello."}, headers=headers)
     assert response.status_code == status
     assert server.http.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_whoever_has_a_key_may_come_by_any_name(serve: Serve) -> None:
+    headers = {"Origin": "http://tts.example", "Host": "tts.example", **FORMS[0]}
+    answer = guarded(serve).http.post("/v1/audio/speech", json={"input": "Hello."}, headers=headers)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(("host", "status"), [("evil.example", 403), ("127.0.0.1", 101), ("stentor", 101)])
+def test_a_websocket_is_opened_for_no_page_of_a_strangers_name(
+    front_and_port: tuple[Front, int], host: str, status: int
+) -> None:
+    front, port = front_and_port
+    gate = Gate(echo_key, Keyring(AccessConfig()), set(), [])
+    front.app = Entrance(gate, Metrics(FakePipeline().stats))
+    answered = 101
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        try:
+            with connect(f"ws://{host}:{port}/", sock=connection, origin=f"http://{host}:{port}"):
+                pass
+        except InvalidStatus as refused:
+            answered = refused.response.status_code
+    assert answered == status
 
 
 # Bodies and logs
