@@ -56,6 +56,7 @@ def fit_quantizer(work_dir: Path) -> None:
     """Fits projections and codebooks to 160,000 frames of all speakers, once."""
     from training.batches import speaker_offset
     from training.data import read_shard, speaker_of
+    from training.files import save_state
     from training.quantizer import fit
     from training.warm_start import previous_quantizer
 
@@ -74,7 +75,8 @@ def fit_quantizer(work_dir: Path) -> None:
         columns.append((*features, torch.full((len(chosen),), speakers.index(name))))
     offsets = torch.stack([speaker_offset(work_dir, name).spectrum for name in speakers])
     joined = (torch.cat(column) for column in zip(*columns, strict=True))
-    fit(*joined, offsets, previous_quantizer(work_dir)).save(work_dir / "quantizer.pt")
+    fitted = fit(*joined, offsets, previous_quantizer(work_dir))
+    save_state(work_dir / "quantizer.pt", **vars(fitted))
 
 
 def train_encoder(work_dir: Path) -> None:
@@ -154,9 +156,9 @@ def make_crowd_shards(work_dir: Path) -> None:
 def seed_timbres(work_dir: Path) -> None:
     """Makes speaker codes that nobody has repeatable, once: what is trained afterwards says them as well."""
     from training.batches import said_timbres
+    from training.files import save_state
     from training.language_model import TinyLanguageModel, seed_unsaid_timbres
     from training.quantizer import Quantizer
-    from training.train_language_model import save_state
 
     path, model = work_dir / "language_model.pt", TinyLanguageModel()
     model.load_state_dict(torch.load(path)["model"])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from training.files import save_state
 from training.prompts import ROW_VOCABULARY
 from training.quantizer import SPEAKER_BOOK
-from training.train_language_model import save_state
 
 _TABLE = "audio_embedding.weight"
 _SPEAKERS = slice(SPEAKER_BOOK * ROW_VOCABULARY, (SPEAKER_BOOK + 1) * ROW_VOCABULARY)

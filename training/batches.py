@@ -1,7 +1,6 @@
 """Knows how utterances become padded training batches, with and without a reference prompt."""
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import torch
 
 from training.data import DEFAULT, UNLABELLED, Job, plan, read_shard, shard_path, speaker_of
 from training.features import FRAME, MEL_BANDS, SAMPLE_RATE_HZ
+from training.files import whole
 from training.prompts import BEGIN_OF_CODES, BOOKS, PLACEHOLDER, build_prompt, delay
 from training.quantizer import CODES, PHASE_BOOK, SPEAKER_BOOK, Offset, Quantizer, active_frames
 from training.scripts import JOINT_S
@@ -67,9 +67,8 @@ def speaker_means(work_dir: Path, speaker: str) -> tuple[np.ndarray, float]:
         pitch_hz = shard.pitch_hz[:30_000].astype(np.float32)
         height = np.log(pitch_hz[pitch_hz > 0]).mean(keepdims=True)
         spectrum = mel[active_frames(mel)].reshape(-1, MEL_BANDS).mean(0).numpy()
-        temporary = cache.with_suffix(f".{os.getpid()}.npy")
-        np.save(temporary, np.concatenate([spectrum, height]))
-        os.replace(temporary, cache)
+        with whole(cache) as file:
+            np.save(file, np.concatenate([spectrum, height]))
     means = np.load(cache)
     return means[:MEL_BANDS], float(means[MEL_BANDS])
 
@@ -99,10 +98,10 @@ def read_codes(path: Path, quantizer: Quantizer) -> np.ndarray:
         cache.parent.mkdir(exist_ok=True)
         shard = read_shard(path)
         features = (torch.from_numpy(part).float() for part in (shard.mel, shard.pitch_hz, shard.phase))
-        temporary = cache.with_suffix(".tmp.npy")
         offset = speaker_offset(path.parent.parent, speaker_of(path))
-        np.save(temporary, quantizer.encode(quantizer.latents(*features, offset)).short().numpy())
-        os.replace(temporary, cache)
+        codes = quantizer.encode(quantizer.latents(*features, offset)).short().numpy()
+        with whole(cache) as file:
+            np.save(file, codes)
     return np.load(cache)
 
 

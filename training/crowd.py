@@ -28,6 +28,7 @@ from training.data import (
 )
 from training.espeak import LanguageSource, write_variants
 from training.features import FRAME
+from training.files import whole
 from training.scripts import Part, Script, ScriptSource
 from training.speakers import DEFAULT, STRANGERS, Speaker, continuum
 from training.synthesis import Delivery
@@ -145,7 +146,8 @@ def write_casting(work_dir: Path) -> None:
     """Writes `crowd.json`: all roles, and the variants that they need."""
     roles = [asdict(role) for role in _cast(work_dir)]
     content = {"roles": roles, "variants": espeak_crowd(ESPEAK_CROWD)[1]}
-    (work_dir / "crowd.json").write_text(json.dumps(content, separators=(",", ":")))
+    with whole(work_dir / "crowd.json") as file:
+        file.write(json.dumps(content, separators=(",", ":")).encode())
 
 
 def read_casting(work_dir: Path) -> tuple[list[Role], dict[str, str]]:
@@ -170,7 +172,9 @@ def prepare_stage(work_dir: Path) -> None:
     """The folder of performances, and espeak-ng's data with the crowd's variants."""
     (work_dir / "crowd").mkdir(exist_ok=True)
     if not (work_dir / "espeak-ng-data").exists():
-        write_variants(work_dir / "espeak-ng-data", read_casting(work_dir)[1])
+        half = work_dir / "espeak-ng-data.half"
+        write_variants(half, read_casting(work_dir)[1])
+        half.rename(work_dir / "espeak-ng-data")
 
 
 def start_performing(
@@ -211,10 +215,8 @@ def perform(work_dir: Path, part: int, parts: int, seconds: float, most: int = _
         if not columns:
             continue
         lengths, pieces, masks, common_of = zip(*columns, strict=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with whole(path) as file:
             np.savez(
                 file, samples=np.concatenate(pieces), offsets=np.cumsum([0, *lengths]),
                 whispered=np.concatenate(masks), common=np.array(common_of),
             )  # fmt: skip
-        temporary.rename(path)

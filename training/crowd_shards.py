@@ -17,6 +17,7 @@ from training.batches import speaker_means
 from training.crowd import Role, read_casting, start_performing
 from training.data import UNLABELLED, Job, Shard, shard_path, write_shard
 from training.features import frame_features
+from training.files import whole
 from training.hearing import Means, difference, means
 from training.speakers import DEFAULT
 
@@ -75,5 +76,6 @@ def write_shards(work_dir: Path) -> None:
             own, others = [each.means for each in said], [usual[each.number] for each in said]
             further, semitones = difference(own, others)
             values = np.append(spectrum + further.numpy(), height + semitones * math.log(2) / 12)
-            np.save(work_dir / "means" / f"{name}.npy", values.astype(np.float32))
+            with whole(work_dir / "means" / f"{name}.npy") as file:
+                np.save(file, values.astype(np.float32))
             write_shard(path, _shard(said))

@@ -1,6 +1,5 @@
 """Knows the shards on disk: who speaks what in each, with samples, frame features and phoneme labels."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from training.espeak import LANGUAGES, Espeak, LanguageSource
 from training.features import FRAME, HOP, HOPS_PER_FRAME, SAMPLE_RATE_HZ, frame_features, pad_to_frames
+from training.files import whole
 from training.scripts import Part, Script, ScriptSource
 from training.speakers import DEFAULT, NAMED, VARIANTS, Speaker, continuum
 from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
@@ -177,9 +177,8 @@ def make_shard(studio: Studio, speaker: Speaker, scripts: ScriptSource, path: Pa
 
 def write_shard(path: Path, shard: Shard) -> None:
     """Writes a shard whole or not at all."""
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **vars(shard))
-    os.replace(temporary, path)
+    with whole(path) as file:
+        np.savez(file, **vars(shard))
 
 
 def read_shard(path: Path) -> Shard:

@@ -154,13 +154,9 @@ class Quantizer:
         pitch_hz, voiced = pitch_from_latents(latents)
         return pitch_hz.reshape(CODES, -1), voiced.reshape(CODES, -1)
 
-    def save(self, path: Path) -> None:
-        """Writes the tensors."""
-        torch.save(self.__dict__, path)
-
     @classmethod
     def load(cls, path: Path) -> "Quantizer":
-        """Reads what `save` wrote."""
+        """Reads the tensors that a state file has by these names."""
         return cls(**torch.load(path))
 
 

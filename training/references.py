@@ -8,6 +8,7 @@ import torch
 from training.batches import LONGEST_REFERENCE, SHORTEST_REFERENCE
 from training.codec import Encoder
 from training.data import CONTINUUM, read_shard
+from training.files import whole
 from training.quantizer import Quantizer
 
 
@@ -42,5 +43,6 @@ def build_references(work_dir: Path, named: int = 70, others: int = 24) -> None:
                     encode_waveform(encoder, quantizer, shard.waveform(index)).numpy().astype(np.int16)
                 )
         offsets = np.cumsum([0, *map(len, codes)])
-        np.savez(out, texts=np.array(texts), offsets=offsets, codes=np.concatenate(codes))
+        with whole(out) as file:
+            np.savez(file, texts=np.array(texts), offsets=offsets, codes=np.concatenate(codes))
         print(f"references {path.stem}: {len(texts)}", flush=True)

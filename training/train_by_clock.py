@@ -1,7 +1,6 @@
 """Trains the language model for a given time, on a GPU or on cores; processes beside it draw the batches."""
 
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.batches import Batch
+from training.files import save_state
 from training.language_model import TinyLanguageModel
 from training.mixture import batches
 from training.quantizer import MEL_BOOKS, Quantizer
@@ -20,7 +20,6 @@ from training.train_language_model import (
     log,
     losses,
     matrices_and_others,
-    save_state,
     start_model,
     total,
     validate,
@@ -229,11 +228,11 @@ class TimedRun:
         """Weights alone, in half precision: what the checkpoint has, and what other runs can begin from."""
         if self._company.number > 0:
             return
-        nats, path = self._validate(now_s), self._work_dir / "language_model.pt"
+        nats = self._validate(now_s)
         weights = {name: tensor.half().cpu() for name, tensor in self._model.state_dict().items()}
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
             raise FloatingPointError("weights are no longer finite; the last saved ones are kept")
-        save_state(path, model=weights, step=self._steps)
+        save_state(self._work_dir / "language_model.pt", model=weights, step=self._steps)
         if nats < self._least:
             self._least = nats
-            shutil.copy(path, self._work_dir / "language_model_best.pt")
+            save_state(self._work_dir / "language_model_best.pt", model=weights, step=self._steps)

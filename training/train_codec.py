@@ -22,6 +22,7 @@ from training.features import (
     between_bands,
     mel_filters,
 )
+from training.files import save_state
 from training.quantizer import (
     LEVEL_DIMS,
     MEL_BOOKS,
@@ -34,7 +35,6 @@ from training.quantizer import (
 )
 from training.schedules import held_then_falling
 from training.synthesis import SAMPLE_RATE_HZ as SOURCE_RATE_HZ
-from training.train_language_model import save_state
 from training.warm_start import start_decoder, start_encoder
 
 # How crops are shared among kinds of speech.

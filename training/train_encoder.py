@@ -10,6 +10,7 @@ from torch import nn
 
 from training.codec import Encoder
 from training.crowd import read_casting, start_performing
+from training.files import save_state
 from training.hearing import Hall, Heard, Held
 from training.quantizer import (
     BOOKS,
@@ -23,7 +24,6 @@ from training.quantizer import (
     Quantizer,
 )
 from training.schedules import held_then_falling
-from training.train_language_model import save_state
 from training.warm_start import encoder_of, previous_tensors
 
 # Squared distance over which a speaker code's neighbours are told apart.

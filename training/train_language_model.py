@@ -1,6 +1,5 @@
 """Trains the language model; its state is saved every two minutes and resumed after an interruption."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import nn
 
 from training.batches import VALIDATION, Batch, collate, load_examples, sequence
 from training.data import PHONEMES, shard_path
+from training.files import save_state
 from training.language_model import (
     TinyLanguageModel,
     seed_level_geometry,
@@ -100,13 +100,6 @@ def validate(model: TinyLanguageModel, held_out: list[Batch]) -> str:
     books = torch.stack([nll for nll, _ in parts]).mean(0)
     auxiliary = torch.stack([aux for _, aux in parts]).mean()
     return " ".join(f"{value:.3f}" for value in books.tolist()) + f" | phonemes {float(auxiliary):.3f}"
-
-
-def save_state(path: Path, **state: object) -> None:
-    """Writes a state file so that a reader never sees half of it."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
 
 
 def log(work_dir: Path, line: str) -> None:

@@ -14,6 +14,7 @@ from training.codec import Decoder, Encoder
 from training.data import read_shard, shard_paths
 from training.export import CODEC_PREFIX
 from training.features import MEL_FLOOR, log_mel_patches
+from training.files import save_state
 from training.language_model import TinyLanguageModel
 from training.quantizer import LEVEL_DIMS, MEL_DIMS, MEL_SCALE, SPEAKER_DIMS, Quantizer
 from training.speakers import BASES
@@ -87,7 +88,7 @@ def recover_projection(work_dir: Path, gain: float = 1.645, utterances: int = 10
             latents.append(heard[2:-2, MEL_DIMS] * MEL_SCALE)
     mean, basis = recover_basis(torch.cat(mels), torch.cat(latents))
     found = {"mean": mean - math.log(gain), "basis": basis, "books": read_books(tensors)}
-    torch.save(found | {"gain": torch.tensor(gain)}, work_dir / "previous" / "quantizer.pt")
+    save_state(work_dir / "previous" / "quantizer.pt", **found, gain=torch.tensor(gain))
 
 
 def previous_quantizer(work_dir: Path) -> dict[str, torch.Tensor] | None:
