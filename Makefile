@@ -83,7 +83,8 @@ START ?= .cache/first-voice
 
 train-tiny: $(VENV)/.train-installed ## Train the built-in voice (some five hours on two quiet cores)
 	@[ -z "$(START)" ] || [ -f "$(START)/model.safetensors" ] || { mkdir -p $(START) && \
-	  git show 58578a4:stentor/checkpoints/stentor_tiny/model.safetensors > $(START)/model.safetensors; }
+	  git show 58578a4:stentor/checkpoints/stentor_tiny/model.safetensors > $(START)/half && \
+	  mv $(START)/half $(START)/model.safetensors; }
 	$(BIN)/python -m training $(if $(START),--from $(START)) $(ARGS)
 
 clean: ## Remove the environment and everything generated

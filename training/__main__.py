@@ -1,6 +1,7 @@
 """Command line of the recipe: `python -m training` runs what is not done yet; each step can run alone."""
 
 import argparse
+import filecmp
 import os
 import shutil
 import subprocess
@@ -39,9 +40,28 @@ def make_data(work_dir: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(work_dir), str(part), str(parts)])
         for part in range(parts)
     ]
-    if any(worker.wait() for worker in workers):
+    # All are waited for, also behind one that failed: nobody else speaks then.
+    if sum(worker.wait() != 0 for worker in workers):
         # One more pass in this process shows the reason of a failure and finishes what is missing.
         generate(work_dir)
+
+
+def keep_start(start: Path, previous: Path) -> None:
+    """Copies the checkpoint that the run goes on from into the work folder, once.
+
+    Raises:
+        SystemExit: it is not there, or the work folder's run went on from another one.
+    """
+    weights = start / "model.safetensors"
+    if not weights.is_file():
+        raise SystemExit(f"--from: there is no {weights}")
+    if not previous.exists():
+        half = previous.with_suffix(".half")
+        half.mkdir(exist_ok=True)
+        shutil.copy(weights, half)
+        half.rename(previous)
+    elif not filecmp.cmp(weights, previous / weights.name, shallow=False):
+        raise SystemExit(f"{previous} has other weights than --from: name another --work-dir")
 
 
 def recover_start(work_dir: Path) -> None:
@@ -228,9 +248,8 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    if arguments.start and not (arguments.work_dir / "previous").exists():
-        (arguments.work_dir / "previous").mkdir()
-        shutil.copy(arguments.start / "model.safetensors", arguments.work_dir / "previous")
+    if arguments.start:
+        keep_start(arguments.start, arguments.work_dir / "previous")
     steps = STEPS | FURTHER | (timed_steps(arguments) if arguments.device else {})
     for name in STEPS if arguments.step == "all" else (arguments.step,):
         print(f"== {name}", flush=True)

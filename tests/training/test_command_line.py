@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from training import __main__ as main
 from training import train_by_clock, train_encoder
 from training.__main__ import STEPS, parse, timed_steps
 from training.train_by_clock import TimedSchedule
@@ -45,3 +46,44 @@ def test_a_device_puts_trainings_by_the_clock_in_place_of_steps(
 def test_every_step_can_be_named() -> None:
     for step in ("all", "crowd", *STEPS):
         assert parse([step]).step == step
+
+
+def test_a_process_that_fails_leaves_no_other_speaking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Process:
+        """The first one fails at once; the others would still be speaking."""
+
+        def __init__(self, command: list[str]) -> None:
+            self._part = command[-2]
+
+        def wait(self) -> int:
+            told.append(self._part)
+            return self._part == "0"
+
+    monkeypatch.setattr(main.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(main.subprocess, "Popen", Process)
+    monkeypatch.setattr("training.texts.read_bigrams", lambda _: {})
+    monkeypatch.setattr("training.data.generate", lambda _: told.append("the rest"))
+    main.make_data(tmp_path)
+    assert told == ["0", "1", "2", "the rest"]
+
+
+def test_a_run_goes_on_from_one_checkpoint_that_is_there(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    (folders[1] / "model.safetensors").write_bytes(b"other")
+    previous = tmp_path / "previous"
+    with pytest.raises(SystemExit, match="--from: there is no"):
+        main.keep_start(folders[0], previous)
+    # Nothing makes the next call believe that there are weights to go on from.
+    assert not previous.exists()
+    (folders[0] / "model.safetensors").write_bytes(b"weights")
+    for _ in range(2):
+        main.keep_start(folders[0], previous)
+        assert [path.read_bytes() for path in previous.iterdir()] == [b"weights"]
+    with pytest.raises(SystemExit, match="--work-dir"):
+        main.keep_start(folders[1], previous)

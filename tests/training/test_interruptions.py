@@ -15,9 +15,14 @@ from training.quantizer import BOOKS, CODE_DIM, CODES, LATENT_DIM, Quantizer
 
 def test_what_is_not_written_to_its_end_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    with pytest.raises(KeyboardInterrupt), whole(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with whole(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert not list(tmp_path.iterdir())
     with whole(path) as file:
         file.write(b"all")
