@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from training.files import whole
+
 SUS_ADJECTIVES = (
     "red old young cold warm small large quiet clever hungry golden broken happy lazy simple strange heavy "
     "wooden empty famous gentle honest nervous silver tiny yellow purple modern angry brave"
@@ -41,10 +43,12 @@ _DANGLING = {
     "his",
     "her",
 }
+# The model does not keep its logarithms alive: with one that is freed, all probabilities are what lies there.
 _ARPA_WRITER = (
     "import sys, pocketsphinx as p, pathlib\n"
     "lm = str(pathlib.Path(p.__file__).parent / 'model/en-us/en-us.lm.bin')\n"
-    "p.NGramModel(p.Config(lm=lm), p.LogMath(), lm).write(sys.argv[1])\n"
+    "config, logarithms = p.Config(lm=lm), p.LogMath()\n"
+    "p.NGramModel(config, logarithms, lm).write(sys.argv[1])\n"
 )
 
 
@@ -58,20 +62,29 @@ def dictionary_words() -> list[str]:
 
 
 def read_bigrams(arpa: Path) -> dict[str, tuple[list[str], list[float]]]:
-    """Successors and cumulative probabilities for each word of the ARPA file, which is made when absent."""
+    """Successors and cumulative probabilities for each word of the ARPA file, which is made when absent.
+
+    Raises:
+        RuntimeError: PocketSphinx does not make it.
+    """
     if not arpa.exists():
-        # PocketSphinx 5.1 dies at the end of the bigrams while it writes this file; what it wrote is enough.
-        subprocess.run([sys.executable, "-c", _ARPA_WRITER, str(arpa)], check=False)
+        arpa.parent.mkdir(parents=True, exist_ok=True)
+        with whole(arpa) as file:
+            # PocketSphinx 5.1 dies at the end of the bigrams while it writes; what it wrote is enough.
+            subprocess.run([sys.executable, "-c", _ARPA_WRITER, file.name], check=False)
+            if not Path(file.name).stat().st_size:
+                raise RuntimeError("PocketSphinx did not write its language model: see what it says above")
     known = set(dictionary_words()) | {"<s>", "</s>"}
     successors: dict[str, list[tuple[str, float]]] = defaultdict(list)
     in_bigrams = False
-    for line in arpa.open(encoding="utf-8", errors="ignore"):
-        if line.startswith("\\"):
-            in_bigrams = line.startswith("\\2-grams")
-            continue
-        fields = line.split()
-        if in_bigrams and len(fields) >= 3 and fields[1] in known and fields[2] in known:
-            successors[fields[1]].append((fields[2], 10.0 ** float(fields[0])))
+    with arpa.open(encoding="utf-8", errors="ignore") as lines:
+        for line in lines:
+            if line.startswith("\\"):
+                in_bigrams = line.startswith("\\2-grams")
+                continue
+            fields = line.split()
+            if in_bigrams and len(fields) >= 3 and fields[1] in known and fields[2] in known:
+                successors[fields[1]].append((fields[2], 10.0 ** float(fields[0])))
     return {
         word: ([w for w, _ in pairs], list(accumulate(p for _, p in pairs)))
         for word, pairs in successors.items()

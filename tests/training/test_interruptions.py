@@ -1,13 +1,15 @@
 """Laws of runs that are interrupted, and of several that write into one work folder."""
 
 import os
+import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training import batches, crowd
+from training import batches, crowd, texts
 from training.data import UNLABELLED, Shard, write_shard
 from training.files import whole
 from training.quantizer import BOOKS, CODE_DIM, CODES, LATENT_DIM, Quantizer
@@ -60,6 +62,37 @@ def test_processes_may_make_the_same_codes_at_the_same_time(
     monkeypatch.setattr(np, "save", save_while_another_does)
     assert batches.read_codes(path, blank).shape == (frames, BOOKS)
     assert [each.name for each in (tmp_path / "codes").iterdir()] == ["slt_0000.npy"]
+
+
+def test_a_language_model_that_was_written_in_part_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As for whoever has no work folder yet.
+    arpa = tmp_path / "work" / "en-us.arpa"
+    written = iter(["", "\\2-grams:\n", "\\2-grams:\n-0.5 <s> the 0\n-1.0 the river 0\n"])
+
+    def write(command: list[str], check: bool) -> None:
+        content = next(written)
+        Path(command[-1]).write_text(content)
+        if content and "river" not in content:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(texts.subprocess, "run", write)
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error):
+            texts.read_bigrams(arpa)
+        assert not list(arpa.parent.iterdir())
+    assert texts.read_bigrams(arpa) == {"<s>": (["the"], [10**-0.5]), "the": (["river"], [0.1])}
+
+
+def test_the_language_models_probabilities_are_those_of_pocketsphinx(tmp_path: Path) -> None:
+    path = tmp_path / "en-us.arpa"
+    texts.subprocess.run([sys.executable, "-c", texts._ARPA_WRITER, str(path)], check=False)
+    with path.open(encoding="utf-8") as lines:
+        words = dict(reversed(line.split()[:2]) for line in list(islice(lines, 60))[10:])
+    assert (words["a"], words["abandon"]) == ("-1.6510", "-5.1592")
+    # It is large.
+    path.unlink()
 
 
 def test_variants_that_were_copied_in_part_are_copied_again(
