@@ -14,6 +14,7 @@ from training.files import whole
 from training.prompts import BEGIN_OF_CODES, BOOKS, PLACEHOLDER, build_prompt, delay
 from training.quantizer import CODES, PHASE_BOOK, SPEAKER_BOOK, Offset, Quantizer, active_frames
 from training.scripts import JOINT_S
+from training.texts import HELD_OUT, held_out_everyday
 
 IGNORED = -100
 VALIDATION = Job(DEFAULT, 0, 0, 0, 0)
@@ -121,6 +122,8 @@ class ExamplePool:
     def __init__(self, work_dir: Path, quantizer: Quantizer) -> None:
         self._work_dir, self._quantizer = work_dir, quantizer
         self._seen: set[Path] = {shard_path(work_dir, VALIDATION)}
+        # Of these some are older than the test, and have texts of it.
+        self._held_out = held_out_everyday(HELD_OUT)
         self._everyday = {shard_path(work_dir, job) for job in plan() if job.everyday > 0.5}
         self.by_speaker: dict[str, list[Example]] = {}
         self.by_kind: dict[str, list[Example]] = {}
@@ -130,10 +133,14 @@ class ExamplePool:
         for path in sorted((self._work_dir / "shards").glob("*_[0-9][0-9][0-9][0-9].npz")):
             if path not in self._seen:
                 self._seen.add(path)
-                examples = load_examples(path, self._quantizer)
+                examples = [e for e in load_examples(path, self._quantizer) if not self.is_held_out(e.text)]
                 self.by_speaker.setdefault(speaker_of(path), []).extend(examples)
                 if speaker_of(path) == DEFAULT:
                     self.by_kind.setdefault(self._kind(path), []).extend(examples)
+
+    def is_held_out(self, text: str) -> bool:
+        """Whether a text has one of the everyday test in it."""
+        return any(held_out in text for held_out in self._held_out)
 
     def _kind(self, path: Path) -> str:
         if path.stem.startswith(f"{DEFAULT}tags"):

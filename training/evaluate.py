@@ -16,6 +16,7 @@ import numpy as np
 
 from training.recognition import ForcedChoice, Recogniser, closed_grammar, word_errors
 from training.texts import (
+    HELD_OUT,
     as_sentence,
     dictionary_words,
     held_out_everyday,
@@ -138,7 +139,7 @@ def state_speaker(work_dir: Path, kind: str, temperature: float | None) -> Speak
 
     model, decoder, quantizer = load_states(work_dir)
     if kind == "model":
-        chosen = temperature or TEMPERATURE
+        chosen = TEMPERATURE if temperature is None else temperature
         return lambda texts: [
             (audio, 24_000, stopped)
             for audio, stopped in speak(model, decoder, quantizer, texts, temperature=chosen)
@@ -179,6 +180,8 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path(".cache/training"))
     parser.add_argument("--seed", type=int, default=0, help="0 is the held-out set; others are for tuning")
     arguments = parser.parse_args()
+    if arguments.seed == 0 and arguments.sentences > HELD_OUT:
+        parser.error(f"only {HELD_OUT} sentences of each test are held out: choose another --seed for more")
     speaker, recogniser = choose_speaker(arguments), Recogniser()
     bigrams = read_bigrams(arguments.work_dir / "en-us.arpa")
     tests = make_tests(arguments.sentences, bigrams, arguments.seed)

@@ -178,11 +178,12 @@ class ReferenceBank:
             with np.load(path) as data:
                 texts, offsets, codes = data["texts"].tolist(), data["offsets"], data["codes"]
             spans = zip(texts, offsets[:-1], offsets[1:], strict=True)
-            self._heard.setdefault(speaker_of(path), []).extend((text, codes[a:b]) for text, a, b in spans)
+            said = ((t, codes[a:b]) for t, a, b in spans if not self._pool.is_held_out(t))
+            self._heard.setdefault(speaker_of(path), []).extend(said)
 
     def draw(self, speaker: str, rng: np.random.Generator, other: str) -> tuple[np.ndarray, str | None]:
         """A reference of that speaker, without tags, of another text; half the time with its transcript."""
-        heard = self._heard.get(speaker)
+        heard = [part for part in self._heard.get(speaker, []) if part[0] != other]
         if heard and rng.random() < HEARD_SHARE:
             text, codes = heard[rng.integers(len(heard))]
             return codes.astype(np.int64), text if rng.random() < 0.5 else None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from training import __main__ as main
-from training import train_by_clock, train_encoder
+from training import evaluate, train_by_clock, train_encoder
 from training.__main__ import STEPS, parse, timed_steps
 from training.train_by_clock import TimedSchedule
 from training.train_encoder import Clock
@@ -87,3 +87,23 @@ def test_a_run_goes_on_from_one_checkpoint_that_is_there(tmp_path: Path) -> None
         assert [path.read_bytes() for path in previous.iterdir()] == [b"weights"]
     with pytest.raises(SystemExit, match="--work-dir"):
         main.keep_start(folders[1], previous)
+
+
+def test_no_more_sentences_are_scored_than_are_held_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["evaluate", "--source", "flite", "--sentences", "401"])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "400" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("chosen", "used"), [(None, 0.6), (0.0, 0.0), (1.0, 1.0)])
+def test_a_temperature_of_nought_is_one(
+    chosen: float | None, used: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.states.load_states", lambda _: (None, None, None))
+    asked: list[float] = []
+    monkeypatch.setattr("training.generate.speak", lambda *_, temperature: asked.append(temperature) or [])
+    assert evaluate.state_speaker(tmp_path, "model", chosen)(["Oh."]) == []
+    assert asked == [used]

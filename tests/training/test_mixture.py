@@ -21,6 +21,7 @@ from training.quantizer import (
     level_of,
     phase_book,
 )
+from training.texts import HELD_OUT, TextSource, held_out_everyday, held_out_open, held_out_sus
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,46 @@ def test_a_reference_says_another_text(quantizer: Quantizer, tmp_path: Path) -> 
     pool.by_speaker["c001"] = examples
     bank, rng = ReferenceBank(tmp_path, pool, Timbres(quantizer)), np.random.default_rng(0)
     assert {bank.draw("c001", rng, "a")[1] for _ in range(40)} == {"b", None}
+    np.savez(
+        tmp_path / "c001_0000.npz", texts=np.array(["a", "c"]), offsets=np.array([0, 40, 80]),
+        codes=np.ones((80, BOOKS), np.int16),
+    )  # fmt: skip
+    bank.refresh()
+    assert {bank.draw("c001", rng, "a")[1] for _ in range(80)} == {"b", "c", None}
+
+
+def test_what_older_shards_have_of_a_test_is_not_trained_on(quantizer: Quantizer, tmp_path: Path) -> None:
+    tested = held_out_everyday(HELD_OUT)
+    texts = [tested[-1], f"Oh. {tested[0]}", "Something else."]
+    codes, offsets = np.zeros((120, BOOKS), np.int16), np.array([0, 40, 80, 120])
+    for folder in ("shards", "references", "codes"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "codes" / "vera_0000.npy", codes)
+    for folder in ("shards", "references"):
+        np.savez(
+            tmp_path / folder / "vera_0000.npz", texts=np.array(texts), offsets=offsets, codes=codes,
+            phonemes=np.zeros(120, np.uint8),
+        )  # fmt: skip
+    pool = ExamplePool(tmp_path, quantizer)
+    pool.refresh()
+    assert [example.text for example in pool.by_speaker["vera"]] == texts[2:]
+    bank, rng = ReferenceBank(tmp_path / "references", pool, Timbres(quantizer)), np.random.default_rng(0)
+    bank.refresh()
+    assert {bank.draw("vera", rng, "")[1] for _ in range(40)} == {texts[2], None}
+
+
+def test_no_text_that_scores_are_made_of_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    bigrams = {"<s>": (list("abcdefgh"), [float(n) for n in range(1, 9)])}
+    bigrams |= dict.fromkeys("abcdefgh", bigrams["<s>"])
+    source = TextSource(bigrams, 1, everyday=0.3)
+    tests = [words for seed in (9001, 9003, 9005, 9006, 9101, 9102) for words in held_out_sus(40, seed)]
+    tests += [words for seed in (9002, 9004) for words in held_out_open(40, bigrams, seed)]
+    kept = {" ".join(words) for words in tests} | set(held_out_everyday(40))
+    offered = iter(tests * 2)
+    monkeypatch.setattr("training.texts.sus_sentence", lambda _: next(offered))
+    drawn = {source.next().lower().rstrip(".?!").replace(",", "") for _ in range(300)}
+    assert len(drawn) > 100
+    assert not drawn & {text.lower().rstrip(".?!").replace(",", "") for text in kept}
 
 
 def test_scattered_speaker_codes_are_partly_right_and_otherwise_near(quantizer: Quantizer) -> None:
