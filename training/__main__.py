@@ -240,7 +240,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     timed.add_argument("--rate", type=float, help="highest learning rate (default: 1e-3, 1.5e-3)")
     timed.add_argument("--dropout", type=float, help="of the language model (default: 0.1)")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    changed = any(
+        getattr(given, name) != parser.get_default(name)
+        for name in ("seconds", "workers", "batch", "rate", "dropout")
+    )
+    if changed and not given.device:
+        parser.error("so many seconds, workers, ... are of the training by the clock: name a --device too")
+    if given.device and given.step not in ("all", "encoder", "language-model"):
+        parser.error(f"{given.step} has no training by the clock: leave --device out")
+    return given
 
 
 def main() -> None:

@@ -227,8 +227,7 @@ def export(work_dir: Path, folder: Path) -> None:
     from training.states import load_states
 
     model, decoder, quantizer = load_states(work_dir)
-    trained = (work_dir / "encoder.pt").exists()
-    encoder = load_encoder(work_dir) if trained else Encoder()
+    encoder = load_encoder(work_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_presets(work_dir, folder)
     tensors = _shortened(language_model_tensors(model))

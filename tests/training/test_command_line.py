@@ -43,6 +43,16 @@ def test_a_device_puts_trainings_by_the_clock_in_place_of_steps(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["language-model --seconds 9", "encoder --dropout 0", "decoder --device cuda", "crowd --device cpu"],
+)
+def test_an_option_that_would_do_nothing_is_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(line.split())
+    assert "--device" in capsys.readouterr().err
+
+
 def test_every_step_can_be_named() -> None:
     for step in ("all", "crowd", *STEPS):
         assert parse([step]).step == step
