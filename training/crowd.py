@@ -41,11 +41,10 @@ FLITE_CROWD, ESPEAK_CROWD = 900, 200
 # These of the crowd, and the strangers, are only for scores.
 HELD_FLITE, HELD_ESPEAK = 12, 6
 _FORMANTS = 9
-_ALL = 1_000_000
 _WORKER = (
     "import sys, torch; from pathlib import Path; from training.crowd import perform\n"
     "torch.set_num_threads(1)\n"
-    "perform(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))\n"
+    "perform(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))\n"
 )
 # Mean scale of formants 1 to 5 and middle of the range of pitch in Hz of the strangers' variants.
 _STRANGE_VARIANTS = ((1.12, 194.0), (0.988, 92.0))
@@ -177,23 +176,20 @@ def prepare_stage(work_dir: Path) -> None:
         half.rename(work_dir / "espeak-ng-data")
 
 
-def start_performing(
-    work_dir: Path, workers: int, seconds: float, most: int = _ALL
-) -> list[subprocess.Popen[bytes]]:
+def start_performing(work_dir: Path, workers: int, seconds: float) -> list[subprocess.Popen[bytes]]:
     """Processes that `perform`."""
     prepare_stage(work_dir)
-    numbers = [str(workers), str(seconds), str(most)]
+    numbers = [str(workers), str(seconds)]
     return [
         subprocess.Popen([sys.executable, "-c", _WORKER, str(work_dir), str(part), *numbers])
         for part in range(workers)
     ]
 
 
-def perform(work_dir: Path, part: int, parts: int, seconds: float, most: int = _ALL) -> None:
+def perform(work_dir: Path, part: int, parts: int, seconds: float) -> None:
     """Speaks the roles that are not there yet into `crowd/`, until the time is up.
 
-    `part` of `parts` processes share the work. Whoever is not the default voice says `most` scripts at most.
-    A file has `samples` (int16 at 24 kHz, whole frames);
+    `part` of `parts` processes share the work. A file has `samples` (int16 at 24 kHz, whole frames);
     `offsets`, such that offsets[i]:offsets[i+1] are the frames of utterance i; `whispered`, for each hop of
     10 ms; and `common`, for each utterance the number of a common sentence or -1.
     """
@@ -205,7 +201,7 @@ def perform(work_dir: Path, part: int, parts: int, seconds: float, most: int = _
         if time.monotonic() > until:
             return
         columns = []
-        for index, script in enumerate(role.scripts[: _ALL if role.kind == "default" else most]):
+        for index, script in enumerate(role.scripts):
             utterance, whispered = studio.perform(script, role.speaker)
             samples = (to_codec_rate(utterance.samples).numpy() * 32767).clip(-32768, 32767).astype(np.int16)
             frames = len(samples) // FRAME

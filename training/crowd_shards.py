@@ -62,7 +62,7 @@ def _shard(said: list[Said]) -> Shard:
 
 def write_shards(work_dir: Path) -> None:
     """Lets the crowd say what is missing; writes a shard, and `means/`, for each speaker that has none."""
-    for worker in start_performing(work_dir, os.cpu_count() or 1, math.inf, _SENTENCES):
+    for worker in start_performing(work_dir, os.cpu_count() or 1, math.inf):
         worker.wait()
     usual: dict[int, Means] = {}
     spectrum, height = speaker_means(work_dir, DEFAULT)
@@ -72,7 +72,7 @@ def write_shards(work_dir: Path) -> None:
         if name == DEFAULT and role.common:
             usual |= {each.number: each.means for each in _common(work_dir, role)}
         elif role.kind in _KINDS and not path.exists():
-            said = _common(work_dir, role)
+            said = _common(work_dir, role)[:_SENTENCES]
             own, others = [each.means for each in said], [usual[each.number] for each in said]
             further, semitones = difference(own, others)
             values = np.append(spectrum + further.numpy(), height + semitones * math.log(2) / 12)

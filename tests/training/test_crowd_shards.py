@@ -45,6 +45,7 @@ def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     roles = [
         performed(tmp_path, "slt-0", "default", native("slt"), 1.0, [0, 1, 2, 3]),
         performed(tmp_path, "c001-1", "crowd", Speaker("c001", "slt", 172, 27), 2.0, [3, 1, -1]),
+        performed(tmp_path, "c002-1", "crowd", Speaker("c002", "slt", 172, 27), 1.0, [3, 2, 1, 0, 2, 1, 0]),
         performed(tmp_path, "h1-1", "held", Speaker("h1", "slt", 222, 28), 2.0, [0, 1]),
     ]
     monkeypatch.setattr(crowd_shards, "read_casting", lambda _: (roles, {}))
@@ -80,4 +81,11 @@ def test_its_shard_has_the_common_sentences_in_one_timbre(work_dir: Path, quanti
 
 
 def test_nothing_is_learnt_from_those_who_are_kept_for_scores(work_dir: Path) -> None:
-    assert [path.name for path in (work_dir / "shards").iterdir()] == ["c001_0001.npz"]
+    assert {path.name for path in (work_dir / "shards").iterdir()} == {"c001_0001.npz", "c002_0001.npz"}
+
+
+def test_a_shard_has_five_sentences_however_many_the_encoder_hears(
+    work_dir: Path, quantizer: Quantizer
+) -> None:
+    examples = load_examples(work_dir / "shards" / "c002_0001.npz", quantizer)
+    assert [example.text for example in examples] == [f"text {number}" for number in (3, 2, 1, 0, 2)]
