@@ -167,7 +167,7 @@ class SleepingRunner(ModelRunner):
         self._draw(start, end)
         self._job = CARD.submit(_ENGINE, self._step_s[end - start])
 
-    def prefill(self, chunks: Sequence[Chunk], first_slot: int) -> None:
+    def prefill(self, chunks: Sequence[Chunk], first_slot: int, captured: bool = True) -> None:
         rows = self._new_rows(chunks)
         shape = shape_of(chunks, self._codebooks, rows.shape[1])
         pack(chunks, rows, shape, self._cache.block_size)
