@@ -23,6 +23,7 @@ mkdir -p "$FOLDER" "$OUT"
 FOLDER=$(cd "$FOLDER" && pwd) OUT=$(cd "$OUT" && pwd)
 # What is compiled once is there for the next call.
 export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$FOLDER/triton-cache}
+[ -n "$DRY_RUN" ] || export TRITON_INTERPRET=0
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
 if [ -n "${WHEELS:-}" ]; then
   export PYTHONPATH=$PYTHONPATH:$FOLDER/site
@@ -34,6 +35,7 @@ fi
 }
 : > "$OUT/status.tsv"
 failed=0
+trap 'kill -KILL -- -$! 2> /dev/null; exit 130' INT TERM
 
 # piece NAME LIMIT_S COMMAND...: runs unless it is done, for so long at most, and notes what became of it.
 piece() {
@@ -44,13 +46,18 @@ piece() {
   elif [ -z "$DRY_RUN" ] && [ "$left_s" -lt "$LEAST_S" ]; then
     outcome="not begun"
     failed=1
-  elif timeout -k 5 $((left_s < limit_s ? (left_s > 1 ? left_s : 1) : limit_s)) "$@" > "$FOLDER/$name.log" 2>&1; then
-    outcome=passed
-    [ -n "$DRY_RUN" ] || touch "$FOLDER/$name.done"
   else
-    outcome="failed with status $?"
-    failed=1
-    tail -n 15 "$FOLDER/$name.log"
+    timeout -k 5 $((left_s < limit_s ? (left_s > 1 ? left_s : 1) : limit_s)) "$@" > "$FOLDER/$name.log" 2>&1 &
+    if wait $!; then
+      outcome=passed
+      [ -n "$DRY_RUN" ] || touch "$FOLDER/$name.done"
+    else
+      outcome="failed with status $?"
+      failed=1
+      tail -n 15 "$FOLDER/$name.log"
+    fi
+    # A server that it left would hold the card's memory; `timeout` leads a process group of its own.
+    kill -KILL -- -$! 2> /dev/null
   fi
   echo "-- $name: $outcome, $((SECONDS - began_s)) s"
   printf '%s\t%s\t%s\n' "$name" "$outcome" "$((SECONDS - began_s))" >> "$OUT/status.tsv"

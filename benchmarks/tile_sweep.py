@@ -194,7 +194,6 @@ def main() -> None:
     all_rows = [int(rows) for rows in chosen.rows.split(",")]
     if chosen.jobs > 1:
         compile_all(scheme, all_rows, chosen.jobs, properties.multi_processor_count)
-    best: dict[str, dict[str, int]] = {}
     wanted = [(rows, name) for rows in all_rows for name in names(scheme)]
     with engine_of(scheme) as engine:
         sweep, started_s = Sweep(engine), time.monotonic()
@@ -203,13 +202,13 @@ def main() -> None:
             left_s = chosen.seconds - (time.monotonic() - started_s)
             key, tile = sweep.best(name, rows, time.monotonic() + left_s / (len(wanted) - number))
             print(f"{key:32} {tile}", flush=True)
-            best |= {key: _fields(tile)} if tile else {}
+            if tile and chosen.write:
+                # At once, so that a sweep that is stopped has found something.
+                enter(properties.name, {key: _fields(tile)})
         print(*(f"after, {rows}: {sweep.step_ms(rows):.3f} ms" for rows in all_rows), flush=True)
     if chosen.save:
         found = {"card": properties.name, "times": sweep.times}
         chosen.save.write_text(json.dumps(found))
-    if chosen.write:
-        enter(properties.name, best)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if not shutil.which("nvidia-smi"):
     # Triton's kernels run in its interpreter; it reads this when they are defined.
-    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 for _name in [name for name in os.environ if name.startswith("STENTOR_")]:
     del os.environ[_name]
 
