@@ -62,7 +62,8 @@ def measure(url: str, levels: list[int], requests: int, seconds: int) -> list[di
     extra = {"max_new_tokens": subject.rows_of(seconds), "seed": 1}
     target = Target(url, first_model(url), extra=extra)
     check_reachable(target)
-    return [_level(target, subject.utterances(level * requests, seconds), level) for level in levels]
+    rows = (_level(target, subject.utterances(level * requests, seconds), level) for level in levels)
+    return list(subject.told(rows))
 
 
 def _level(target: Target, texts: list[str], concurrency: int) -> dict[str, Any]:

@@ -87,7 +87,9 @@ def main() -> None:
             },
         }
         folder, engine, _, device = roofline.load(override(Config(), settings))
-        table = [row for size in sizes for row in measure(engine, size, arguments.steps, device)]
+        table = [
+            row for size in sizes for row in subject.told(measure(engine, size, arguments.steps, device))
+        ]
     about = {"steps": arguments.steps, "quantization": arguments.quantization}
     about |= {"own_product_rows": arguments.own_product_rows}
     subject.publish("profile", folder.name, table, COLUMNS, about, arguments.save)

@@ -42,12 +42,13 @@ def main() -> None:
     arguments = parser.parse_args()
     levels = [int(level) for level in arguments.concurrency.split(",")]
     with subject.opened(arguments) as (model, load_format), contextlib.ExitStack() as stack:
-        name, url = registry.resolve(model).name, arguments.url
+        url = arguments.url
         if url is None:
             options = [*([model] if model else []), "--load-format", load_format, "--log-level", "warning"]
             options += ["--beside-engine", arguments.beside_engine]
             options += ["--max-running-requests", str(max(levels)), "--max-requests", str(2 * max(levels))]
             url = stack.enter_context(LocalServer(options, timeout_s=600.0)).url
+        name = registry.resolve(model).name if arguments.url is None else first_model(url) or url
         rows = measure(url, levels, arguments.requests, arguments.seconds)
     settings: dict[str, Any] = {"requests_per_caller": arguments.requests, "utterance_s": arguments.seconds}
     settings["beside_engine"] = arguments.beside_engine
@@ -60,10 +61,11 @@ def measure(url: str, levels: list[int], requests: int, seconds: int) -> list[di
     extra = {"max_new_tokens": subject.rows_of(seconds), "seed": 1}
     target = Target(url, first_model(url), extra=extra)
     check_reachable(target)
-    return [
+    rows = (
         asyncio.run(run_level(target, subject.utterances(level * requests, seconds), level)).row()
         for level in levels
-    ]
+    )
+    return list(subject.told(rows))
 
 
 if __name__ == "__main__":

@@ -164,10 +164,8 @@ def run(config: Config, sizes: list[int], arguments: argparse.Namespace) -> None
     scheme = choose_scheme(config.engine.quantization, device, shape.dtype)
     on_cpu, itemsize = device.type == "cpu", shape.dtype.itemsize
     weights = weight_bytes(V3Config.read(folder), itemsize, scheme, on_cpu=on_cpu)
-    rows = []
-    for size in sizes:
-        measured = measure(engine, size, arguments.steps, device)
-        rows.append(against_floor(size, measured, weights, shape.position_bytes, rate))
+    measured = ((size, measure(engine, size, arguments.steps, device)) for size in sizes)
+    rows = list(subject.told(against_floor(*row, weights, shape.position_bytes, rate) for row in measured))
     settings = {"copy_gb_per_s": round(rate / 1e9, 1), "steps": arguments.steps, "dtype": str(shape.dtype)}
     settings |= {"quantization": scheme, "own_product_rows": config.engine.own_product_rows}
     rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in rows]

@@ -5,7 +5,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,13 @@ def rows_of(seconds: int) -> int:
     return seconds * FRAMES_PER_S + _DELAY_ROWS
 
 
+def told(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, each printed as soon as it is measured: what is stopped then has not measured for nothing."""
+    for row in rows:
+        print(json.dumps(row), flush=True)
+        yield row
+
+
 def publish(
     benchmark: str,
     model: str,
@@ -110,7 +117,11 @@ def publish(
     settings: Mapping[str, Any],
     save: Path | None,
 ) -> None:
-    """A table, the file if one is wanted, and the whole as one line of JSON."""
+    """A table, the file if one is wanted, and the whole as one line of JSON.
+
+    Raises:
+        SystemExit: requests failed; the figures are of the others.
+    """
     document = report.document(benchmark, model, [], settings)
     document["rows"], document["columns"] = list(rows), dict(columns)
     print(report.headline(document))
@@ -118,3 +129,5 @@ def publish(
     if save is not None:
         print(f"saved as {report.save(document, save)}")
     print(json.dumps(document))
+    if failed := sum(row.get("errors") or 0 for row in rows):
+        raise SystemExit(f"{failed} requests failed: the figures are of the others")

@@ -96,9 +96,9 @@ def main() -> None:
     with subject.opened(arguments) as opened:
         name = registry.resolve(opened[0]).name
         if arguments.only != "http":
-            rows += engine_rows(*opened, levels, arguments.requests)
+            rows += subject.told(engine_rows(*opened, levels, arguments.requests))
         if arguments.only != "engine":
-            rows += server_rows(*opened, levels, arguments.requests)
+            rows += subject.told(server_rows(*opened, levels, arguments.requests))
     settings = {"requests_per_caller": arguments.requests}
     benchmark = f"throughput-{arguments.only}" if arguments.only else "throughput"
     subject.publish(benchmark, name, rows, COLUMNS, settings, arguments.save)

@@ -62,13 +62,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with subject.opened(arguments) as (model, load_format):
         name = registry.resolve(model).name
+        exact: list[np.ndarray] = []
         for dtype in arguments.dtypes.split(","):
-            rows += measure(model, load_format, dtype, rounds)
-    for number, row in enumerate(rows):
-        exact = rows[number % len(rounds)]["samples"]
-        row["error"] = float(np.linalg.norm(row["samples"] - exact) / np.linalg.norm(exact))
-    for row in rows:
-        del row["samples"]
+            measured = measure(model, load_format, dtype, rounds)
+            samples = [row.pop("samples") for row in measured]
+            exact = exact or samples
+            for row, found, true in zip(measured, samples, exact, strict=True):
+                row["error"] = float(np.linalg.norm(found - true) / np.linalg.norm(true))
+            rows += subject.told(measured)
     subject.publish("vocoder", name, rows, COLUMNS, {"times": TIMES}, arguments.save)
 
 

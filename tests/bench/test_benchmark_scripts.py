@@ -1,15 +1,18 @@
 """The scripts under benchmarks/ reckon as they say, and a tiny run of each comes to its end."""
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from benchmarks import host, kernel_profile, latency, roofline, stand_in, subject, throughput
+from benchmarks import host, kernel_profile, latency, roofline, stand_in, subject, throughput, vocoder
 from stentor.engine.sequence import Output
 from stentor.models import registry
 from stentor.models.higgs_audio_v3.config import V3Config
@@ -126,6 +129,7 @@ def run_main(module: Any, words: list[str], tmp_path: Path, monkeypatch: pytest.
         (roofline, ["--batch", "1,2", "--steps", "3"], 2),
         (throughput, ["--only", "engine", "--concurrency", "2", "--requests", "1"], 2),
         (latency, ["--concurrency", "1", "--requests", "1", "--seconds", "4"], 1),
+        (vocoder, ["--rounds", "1x4", "--dtypes", "float32,bfloat16"], 2),
     ],
 )
 def test_a_tiny_run_ends_with_a_result_that_says_where_it_was_made(
@@ -159,6 +163,48 @@ def test_everything_for_a_gpu_passes_its_dry_run(tmp_path: Path) -> None:
     assert len(status) >= 12
     assert {line.split("\t")[1] for line in status} == {"passed"}
     assert not list((tmp_path / "marks").glob("*.done")), "a dry run marks nothing as done"
+
+
+def test_a_piece_for_a_gpu_that_hangs_leaves_nothing_on_the_card_and_loses_no_other(tmp_path: Path) -> None:
+    python, hurried, server = tmp_path / "python", tmp_path / "timeout", tmp_path / "server"
+    # The first piece starts a server that ends for nobody, and waits for ever.
+    stubborn = f"bash -c 'trap \"\" TERM; echo $$ > {server}; sleep 100'"
+    python.write_text(f'#!/bin/bash\n[ "$3" != doctor ] || {{ {stubborn} & sleep 100; }}\n')
+    hurried.write_text('#!/bin/bash\nexec /usr/bin/timeout -k 1 1 "${@:4}"\n')
+    for path in (python, hurried):
+        path.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": str(python), "OUT": str(tmp_path / "out")}
+    command = ["bash", str(ROOT / "benchmarks" / "gpu_all.sh"), str(tmp_path / "marks")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    status = dict(line.split("\t")[:2] for line in (tmp_path / "out" / "status.tsv").read_text().splitlines())
+    assert status.pop("doctor") == "failed with status 124"
+    assert set(status.values()) == {"passed"}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(server.read_text())).wait(timeout=30)
+
+
+def test_rows_are_told_as_they_come_and_failed_requests_fail_the_script(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measured() -> Iterator[dict[str, Any]]:
+        for errors in (0, 2):
+            yield {"concurrency": 1, "errors": errors}
+            assert json.loads(capsys.readouterr().out)["errors"] == errors
+
+    rows = list(subject.told(measured()))
+    with pytest.raises(SystemExit, match="2 requests failed"):
+        subject.publish("latency", "tiny", rows, {"errors": "errors"}, {}, None)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == rows
+    subject.publish("latency", "tiny", rows[:1], {"errors": "errors"}, {}, None)
+
+
+def test_a_server_elsewhere_is_named_as_it_names_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "first_model", lambda url: {"http://there": "theirs"}[url])
+    monkeypatch.setattr(latency, "measure", lambda *_: [])
+    assert run_main(latency, ["--url", "http://there"], tmp_path, monkeypatch)["model"] == "theirs"
 
 
 def test_the_options_that_all_scripts_share() -> None:
