@@ -78,9 +78,7 @@ def examine_software(config: Config) -> Iterator[Finding]:
     for name, version in machine.versions().items():
         yield Finding("ok", name, version)
     if importlib.util.find_spec("torch") is None:
-        yield Finding(
-            "problem", "torch", "not installed", "pip install 'stentor', or `make install` in a clone"
-        )
+        yield Finding("problem", "torch", "not installed", "`make install` in a clone of stentor")
         return
     from stentor.audio import formats
     from stentor.layers import attention

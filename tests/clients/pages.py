@@ -35,7 +35,16 @@ from tests.clients.environments import environments
 
 ROOT = Path(__file__).parents[2]
 SERVER_PORT = 8000
-AUDIO = {".wav", ".mp3", ".flac", ".opus", ".ogg", ".aac", ".pcm"}
+# How a file begins that is what its name says; raw samples have no beginning of their own.
+AUDIO = {
+    ".wav": rb"RIFF",
+    ".mp3": rb"ID3|\xff[\xf2-\xf7\xfa-\xff]",
+    ".flac": rb"fLaC",
+    ".opus": rb"OggS",
+    ".ogg": rb"OggS",
+    ".aac": rb"\xff[\xf0\xf1\xf8\xf9]",
+    ".pcm": rb"(?!RIFF|ID3|fLaC|OggS)",
+}
 RUN = {"python", "js", "sh"}
 FILES = {"yaml", "toml", "json"}
 
@@ -133,8 +142,11 @@ class Reader:
                 self._shell(text)
 
     def audio(self) -> list[Path]:
-        """The files with sound that are there now."""
-        return sorted(path for path in self.folder.rglob("*") if path.suffix in AUDIO)
+        """The files with sound that are there now, each in the format that its name says."""
+        found = sorted(path for path in self.folder.rglob("*") if path.suffix in AUDIO)
+        for path in found:
+            assert re.match(AUDIO[path.suffix], path.read_bytes()), f"{path.name} is no {path.suffix} file"
+        return found
 
     def _with_ports(self, text: str) -> str:
         for written, real in self.ports.items():

@@ -1,11 +1,14 @@
 """Laws of `docs/guides/` and `docs/clients/`: each block in them runs as it stands, or says why not."""
 
+import itertools
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import pytest
 import yaml
 
+from stentor.audio.formats import encode_file
 from stentor.audio.load import is_silent
 from tests.clients.hearing import waveform_of
 from tests.clients.pages import FILES, RUN, Block, Page, Reader, check, pages, read_page
@@ -91,6 +94,22 @@ def test_a_file_of_a_guide_has_a_name(page: Page) -> None:
 def test_what_is_wrong_is_seen_without_running_it(language: str, text: str) -> None:
     with pytest.raises((AssertionError, ValueError, SyntaxError, yaml.YAMLError)):
         check(Block(language, text + "\n", None))
+
+
+def test_a_page_may_not_call_a_file_what_it_is_not(tmp_path: Path) -> None:
+    reader = Reader(Page(tmp_path / "page.md", None, ()), tmp_path, "http://127.0.0.1:1")
+    waveform = np.zeros(24_000, np.float32)
+    kinds = ("wav", "mp3", "flac", "opus", "aac", "pcm")
+    sounds = {kind: encode_file(waveform, kind, 24_000) for kind in kinds}
+    for name, kind in itertools.product(kinds, kinds):
+        path = tmp_path / f"hello.{name}"
+        path.write_bytes(sounds[kind])
+        if name == kind or (name, kind) == ("pcm", "aac"):
+            assert path in reader.audio()
+        else:
+            with pytest.raises(AssertionError, match=f"is no .{name} file"):
+                reader.audio()
+        path.unlink()
 
 
 def test_a_block_that_fails_fails_its_page(tmp_path: Path) -> None:
