@@ -18,7 +18,6 @@ from training.features import (
     SAMPLE_RATE_HZ,
     frame_features,
     pad_to_frames,
-    pitch_track,
 )
 from training.recognition import Recogniser, closed_grammar, word_errors
 from training.scripts import Part
@@ -91,15 +90,8 @@ def clone_all(tts: TTS, texts: list[str], references: list[tuple[np.ndarray, str
         return list(pool.map(one, range(len(texts))))
 
 
-def codec_pass(waveform: np.ndarray) -> np.ndarray:
-    """Encoded and decoded again by the shipped codec."""
-    from stentor.cli.codec import decode_codes, encode_reference
-    from stentor.tts import OFFLINE
-
-    return decode_codes(encode_reference(wav_bytes(waveform), OFFLINE), OFFLINE).waveform
-
-
-def _words(text: str) -> list[str]:
+def said_words(text: str) -> list[str]:
+    """The words of a sentence of the closed grammar, as the recogniser gives them."""
     return text.rstrip(".").lower().split()
 
 
@@ -110,48 +102,58 @@ def words_right(recogniser: Recogniser, waveforms: list[np.ndarray], said: list[
     return 100 * (1 - errors / sum(map(len, said)))
 
 
-def pitch_kept(sources: list[np.ndarray], passed: list[np.ndarray]) -> tuple[float, float]:
-    """Median distance of pitch in semitones where both are voiced; percentage of hops voiced alike."""
-    tracks = [
-        [pitch_track(pad_to_frames(torch.from_numpy(np.ascontiguousarray(w)))) for w in pair]
-        for pair in zip(sources, passed, strict=True)
-    ]
-    before, after = (torch.cat([pair[i][: min(map(len, pair))] for pair in tracks]) for i in (0, 1))
-    both = (before > 0) & (after > 0)
-    distance = 12 * (after[both] / before[both]).log2().abs().median()
-    return float(distance), 100 * float(((before > 0) == (after > 0)).float().mean())
+def told_apart() -> dict[str, Speaker]:
+    """Seen voices and strangers; two of espeak-ng's are too like others of its."""
+    return {name: speaker for name, speaker in (NAMED | STRANGERS).items() if name not in ("ef4", "em7")}
 
 
-def score_cloning(tts: TTS, count: int, with_codec: bool) -> list[dict[str, object]]:
-    """For each voice in %: how often source, codec and clone are taken for it, and words right in each."""
-    studio, recogniser = Studio(), Recogniser()
-    recogniser.use(closed_grammar())
-    speakers = {name: s for name, s in (NAMED | STRANGERS).items() if name not in ("ef4", "em7")}
-    namer = VoiceNamer(
+def namer_of(studio: Studio, speakers: dict[str, Speaker]) -> VoiceNamer:
+    """Tells these voices apart, by recordings that nothing is scored on."""
+    return VoiceNamer(
         {name: [w for w, _ in recordings(studio, speaker, 8, 9101)] for name, speaker in speakers.items()}
     )
+
+
+def score_cloning(tts: TTS, count: int) -> list[dict[str, object]]:
+    """For each voice in %: how often source and clone are taken for it, and words right in each."""
+    studio, recogniser = Studio(), Recogniser()
+    recogniser.use(closed_grammar())
+    speakers = told_apart()
+    namer = namer_of(studio, speakers)
     sentences = held_out_sus(count, 9003)
     texts = [as_sentence(words) for words in sentences]
     results: list[dict[str, object]] = []
     for name, speaker in speakers.items():
         references = recordings(studio, speaker, count, 9102)
         clones = clone_all(tts, texts[: len(references)], references)
-        sources, said = [wave_ for wave_, _ in references], [_words(text) for _, text in references]
+        sources, said = [wave_ for wave_, _ in references], [said_words(text) for _, text in references]
         row: dict[str, object] = {"voice": name, "seen": name in NAMED}
         row["source_named"] = namer.share(sources, name)
         row["source_words"] = words_right(recogniser, sources, said)
-        if with_codec:
-            passed = [codec_pass(wave_) for wave_ in sources]
-            row["codec_named"] = namer.share(passed, name)
-            row["codec_words"] = words_right(recogniser, passed, said)
-            row["codec_semitones"], row["codec_voicing"] = pitch_kept(sources, passed)
         row["clone_named"] = namer.share(clones, name)
         row["clone_words"] = words_right(recogniser, clones, sentences[: len(clones)])
-        print(
-            "".join(f"{v:14.1f}" if isinstance(v, float) else f"{v!s:>14}" for v in row.values()), flush=True
-        )
+        print_row(row)
         results.append(row)
     return results
+
+
+def print_row(row: dict[str, object]) -> None:
+    """One line of a table."""
+    cells = (f"{value:14.1f}" if isinstance(value, float) else f"{value!s:>14}" for value in row.values())
+    print("".join(cells), flush=True)
+
+
+def print_means(results: list[dict[str, object]]) -> None:
+    """Columns, means of seen voices and of strangers, and one JSON line last."""
+    print(f"columns: {', '.join(results[0])}")
+    for seen in (True, False):
+        rows = [row for row in results if row["seen"] == seen]
+        if not rows:
+            continue
+        columns = [column for column in results[0] if column not in ("voice", "seen")]
+        means = {column: round(float(np.mean([row[column] for row in rows])), 1) for column in columns}
+        print(f"{'seen' if seen else 'strangers'} ({len(rows)} voices): {means}")
+    print(json.dumps(results))
 
 
 def main() -> None:
@@ -159,18 +161,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.cloning", description=__doc__)
     parser.add_argument("--model", default="", help="checkpoint folder; default: the built-in voice")
     parser.add_argument("--references", type=int, default=8, help="references and sentences for each voice")
-    parser.add_argument("--codec", action="store_true", help="also name what the codec makes of the sources")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with TTS(arguments.model) as tts:
-        results = score_cloning(tts, arguments.references, arguments.codec)
-    print(f"columns: {', '.join(results[0])}")
-    for seen in (True, False):
-        rows = [row for row in results if row["seen"] == seen]
-        columns = [column for column in rows[0] if column not in ("voice", "seen")]
-        means = {column: round(float(np.mean([row[column] for row in rows])), 1) for column in columns}
-        print(f"{'seen' if seen else 'strangers'} ({len(rows)} voices): {means}")
-    print(json.dumps(results))
+        print_means(score_cloning(tts, arguments.references))
 
 
 if __name__ == "__main__":

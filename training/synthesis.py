@@ -147,6 +147,8 @@ class Flite:
         flite.feat_set_float(self._features, _STRETCH, 1 / (speaker.rate * delivery.rate))
         self._database.alpha = self._native_alpha + speaker.warp
         utterance = flite.flite_synth_text(text.encode(), self._voice)
+        # The library's voice is one for the whole process: the next object of it must find it as it was.
+        self._database.alpha = self._native_alpha
         wave = flite.utt_wave(utterance).contents
         assert wave.sample_rate == SAMPLE_RATE_HZ
         samples = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).astype(np.float32)
