@@ -25,7 +25,7 @@ from stentor.layers.attention import choose_backend
 from stentor.layers.context import PrefillBatch, PrefillSpan
 from stentor.layers.device import resolve_device, resolve_dtype
 from stentor.layers.kernels import EagerKernels, Kernels, choose_kernels
-from stentor.layers.linear import Linear, Product
+from stentor.layers.linear import Added, Norm, Product
 from stentor.layers.quantization import Scheme, quantize, restore
 from stentor.models import registry
 from stentor.models.higgs_audio_v3.checkpoint import open_weights, read_codec_config
@@ -45,9 +45,16 @@ class Restored(EagerKernels):
         super().__init__()
         self._scheme = scheme
 
-    def linear(self, weight: Tensor) -> Product:
+    def linear(self, weight: Tensor, norm: Norm | None = None) -> Product:
         """See `Kernels.linear`."""
-        return Linear(restore(quantize(weight, self._scheme), weight.dtype))
+        return super().linear(self._restored(weight), norm)
+
+    def residual(self, weight: Tensor) -> Added:
+        """See `Kernels.residual`."""
+        return super().residual(self._restored(weight))
+
+    def _restored(self, weight: Tensor) -> Tensor:
+        return restore(quantize(weight, self._scheme), weight.dtype)
 
 
 class Models:

@@ -12,7 +12,17 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import host, kernel_profile, latency, roofline, stand_in, subject, throughput, vocoder
+from benchmarks import (
+    host,
+    kernel_profile,
+    latency,
+    quantization,
+    roofline,
+    stand_in,
+    subject,
+    throughput,
+    vocoder,
+)
 from stentor.engine.sequence import Output
 from stentor.models import registry
 from stentor.models.higgs_audio_v3.config import V3Config
@@ -142,6 +152,18 @@ def test_a_tiny_run_ends_with_a_result_that_says_where_it_was_made(
     assert "torch" in result["versions"]
     assert result["commit"]
     assert result["model"] == registry.resolve("").name
+
+
+def test_fewer_bits_move_the_scores_further(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", "--texts", "1", "--rows", "6"])
+    monkeypatch.setattr(quantization, "median_of", lambda _: 0.0)
+    quantization.main()
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    errors = {line[:8].strip(): float(line[8:17]) for line in lines}
+    assert 0 == errors["none"] < errors["int8"] < errors["fp8"] < errors["int4"] < 1
+    assert 0 < errors["kv fp8"] < errors["int4"]
 
 
 def test_a_tiny_profile_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
