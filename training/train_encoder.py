@@ -1,5 +1,6 @@
 """Trains the encoder by the clock, on a GPU, while other processes speak what it hears."""
 
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,7 @@ def train_encoder(work_dir: Path, device: torch.device, clock: Clock) -> None:
         quantizer = Quantizer.load(work_dir / "quantizer.pt").to(device)
         hall = Hall(work_dir, quantizer, read_casting(work_dir)[0], device)
         encoder = _start(work_dir).to(device)
+        _await_speakers(hall, workers, started + clock.speaking_s + 5)
         trained = _train(work_dir, encoder, quantizer, hall, clock, started)
     finally:
         for worker in workers:
@@ -147,7 +149,6 @@ def _train(
     )
     mean = Encoder(encoder.width).to(device)
     mean.load_state_dict(encoder.state_dict())
-    _await_speakers(hall, clock, started)
     begun = told_at = saved_at = time.monotonic()
     ends = started + clock.seconds - _SCORING_S
     while (now := time.monotonic()) < ends:
@@ -186,10 +187,11 @@ def _descend(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], loss
     optimizer.step()
 
 
-def _await_speakers(hall: Hall, clock: Clock, started: float) -> None:
+def _await_speakers(hall: Hall, workers: list[subprocess.Popen[bytes]], until: float) -> None:
     while not hall.tuned or len(hall.speakers) < _FIRST_SPEAKERS:
+        ended = all(worker.poll() is not None for worker in workers)
         if not hall.take_in():
-            if time.monotonic() - started > clock.speaking_s + 5:
+            if ended or time.monotonic() > until:
                 if hall.hours == 0:
                     raise RuntimeError("nobody spoke in time: see what their processes say above")
                 print(f"only {len(hall.speakers)} spoke in time", flush=True)

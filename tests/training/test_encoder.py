@@ -1,12 +1,14 @@
 """Laws of the encoder's training by the clock, with tones instead of a synthesiser."""
 
+import math
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training import train_codec
+from training import train_codec, train_encoder
 from training.codec import Encoder
 from training.crowd import Role, drawn_variant
 from training.features import FRAME, HOPS_PER_FRAME, MEL_BANDS
@@ -85,6 +87,15 @@ def test_nobody_is_measured_before_the_default_voice_has_said_the_common_sentenc
     assert hall.tuned
     assert hall.take_in() == 1
     assert hall.speakers == ["slt", "c001"]
+
+
+def test_nobody_waits_for_processes_that_have_ended(tmp_path: Path, quantizer: Quantizer) -> None:
+    role = Role("slt-0", "default", native("slt"), (Script("", (Part(""),)),), (0,))
+    silent = Hall(tmp_path, quantizer, [role], torch.device("cpu"))
+    with subprocess.Popen(["false"]) as worker:
+        worker.wait()
+        with pytest.raises(RuntimeError, match="nobody spoke"):
+            train_encoder._await_speakers(silent, [worker], math.inf)
 
 
 def test_a_speakers_place_is_the_difference_on_the_same_sentences(hall: Hall, quantizer: Quantizer) -> None:
