@@ -120,12 +120,13 @@ def timed_optimizers(model: TinyLanguageModel, schedule: TimedSchedule) -> list[
     ]
 
 
-def starting_weights(work_dir: Path, quantizer: Quantizer) -> dict[str, torch.Tensor]:
-    """What was trained last, whatever its optimizers were; else what a run on CPU cores begins with."""
+def starting_state(work_dir: Path, quantizer: Quantizer) -> tuple[dict[str, torch.Tensor], int]:
+    """What was trained last, whatever its optimizers were, and its step; else what a run begins with."""
     path = work_dir / "language_model.pt"
     if path.exists():
-        return torch.load(path, map_location="cpu")["model"]
-    return start_model(work_dir, quantizer).state_dict()
+        state = torch.load(path, map_location="cpu")
+        return state["model"], state["step"]
+    return start_model(work_dir, quantizer).state_dict(), 0
 
 
 class Company:
@@ -165,17 +166,19 @@ class TimedRun:
         torch.manual_seed(schedule.seed + company.number)
         self._work_dir, self._schedule, self._device = work_dir, schedule, device
         quantizer = Quantizer.load(work_dir / "quantizer.pt")
-        seed = schedule.seed + 100_000 * company.number
+        weights, self._steps = starting_state(work_dir, quantizer)
+        # Whoever goes on draws other batches than those of the run before.
+        seed = schedule.seed + 100_000 * company.number + 10_000_000 * self._steps
         stream = BatchStream(work_dir, quantizer, schedule.batch // company.size, seed)
         # Before the device is touched, because processes are forked here.
         self._stream = drawn_ahead(stream, schedule.workers, device.type == "cuda")
         self._held_out = [batch.to(device) for batch in validation_batches(work_dir, quantizer)]
         # See there: cores train faster without the fused attention.
         self._model = TinyLanguageModel("eager" if device.type == "cpu" else "sdpa", schedule.dropout)
-        self._model.load_state_dict(starting_weights(work_dir, quantizer))
+        self._model.load_state_dict(weights)
         self._model.to(device)
         self._optimizers = timed_optimizers(self._model, schedule)
-        self._steps = self._positions = 0
+        self._positions = 0
         self._least = math.inf
 
     def run(self) -> None:

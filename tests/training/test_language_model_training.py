@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from training import train_by_clock
 from training.batches import IGNORED, Example, collate, joined, phoneme_targets, sequence
 from training.data import UNLABELLED
 from training.language_model import HIDDEN, TinyLanguageModel, seed_unsaid_timbres
@@ -87,6 +88,22 @@ def test_processes_that_train_together_step_alike(tmp_path: Path) -> None:
     subprocess.run([*launcher, str(script)], check=True, timeout=100, capture_output=True, env=where)
     expected = "[0.5, [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [1.0, 0.5]]"
     assert [(tmp_path / f"said{number}").read_text() for number in range(2)] == [expected] * 2
+
+
+def test_a_run_that_goes_on_draws_other_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(train_by_clock, "BatchStream", lambda *given: seeds.append(given[-1]))
+    monkeypatch.setattr(train_by_clock, "drawn_ahead", lambda *_: iter(()))
+    monkeypatch.setattr(train_by_clock, "validation_batches", lambda *_: [])
+    monkeypatch.setattr(train_by_clock, "start_model", lambda *_: TinyLanguageModel())
+    monkeypatch.setattr(Quantizer, "load", lambda _: None)
+    monkeypatch.setattr(train_by_clock, "validate", lambda *_: "1 " * 8)
+    for _ in range(3):
+        run = train_by_clock.TimedRun(tmp_path, TimedSchedule(1), torch.device("cpu"))
+        run._steps += 20
+        run._save(0.0)
+    assert len(set(seeds)) == 3
+    assert torch.load(tmp_path / "language_model.pt")["step"] == 60
 
 
 @pytest.mark.parametrize(("progress", "share"), [(0.03, 1.0), (0.3, 1.0), (1.0, 0.03), (2.0, 0.03)])
