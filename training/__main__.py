@@ -222,7 +222,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--from", dest="start", type=Path, help="folder with model.safetensors to go on from (same shape)"
+        "--from",
+        dest="start",
+        type=Path,
+        help="folder with the first version's model.safetensors to go on from",
     )
     timed = parser.add_argument_group(
         "training by the clock",

@@ -1,4 +1,4 @@
-"""Measures what every control tag does to the default voice: pace, pitch, range, level, voicing, silence."""
+"""Measures what tags, but those of sounds, do to the voice: pace, pitch, range, level, voicing, silence."""
 
 import argparse
 import json
