@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 
 from training.speakers import Speaker
-from training.synthesis import SAMPLE_RATE_HZ, Utterance, levelled
+from training.synthesis import SAMPLE_RATE_HZ, Utterance, levelled, synthesiser_library
 
 # Language code: the speaker of its utterances. All share one variant, of nearly the default voice's pitch.
 LANGUAGES = {code: Speaker(code, f"espeak:{code}+f2", 180, 30) for code in ("de", "es", "fr", "it", "ru")}
@@ -25,7 +25,7 @@ class Espeak:
 
     def __init__(self, data: Path | None = None) -> None:
         """`data`: a folder with further variants (see `write_variants`)."""
-        self._library = ctypes.CDLL("libespeak-ng.so.1")
+        self._library = synthesiser_library("libespeak-ng.so.1")
         path = None if data is None else str(data).encode()
         self._rate_hz = self._library.espeak_Initialize(_SYNCHRONOUS, 0, path, 0)
         self._parts: list[np.ndarray] = []

@@ -68,17 +68,29 @@ class _Database(ctypes.Structure):
 _MEAN, _SPREAD, _STRETCH = b"int_f0_target_mean", b"int_f0_target_stddev", b"duration_stretch"
 
 
+def synthesiser_library(name: str) -> ctypes.CDLL:
+    """A library of a synthesiser.
+
+    Raises:
+        OSError: it is not installed.
+    """
+    try:
+        return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise OSError(f"{error}: sudo apt install flite espeak-ng") from None
+
+
 class Flite:
     """One flite voice (Debian packages `flite`, `libflite1`); `speak` is synchronous and seedless."""
 
     def __init__(self, voice: str) -> None:
-        load = ctypes.CDLL
-        self._library = load("libflite.so.1", mode=ctypes.RTLD_GLOBAL)
+        self._library = synthesiser_library("libflite.so.1")
         for name in ("libflite_cmulex.so.1", "libflite_usenglish.so.1"):
-            load(name, mode=ctypes.RTLD_GLOBAL)
+            synthesiser_library(name)
         self._declare()
         self._library.flite_init()
-        register = getattr(load(f"libflite_cmu_us_{voice}.so.1"), f"register_cmu_us_{voice}")
+        voices = synthesiser_library(f"libflite_cmu_us_{voice}.so.1")
+        register = getattr(voices, f"register_cmu_us_{voice}")
         register.restype, register.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
         self._voice = register(None)
         self._features = ctypes.cast(self._voice, ctypes.POINTER(_Voice)).contents.features

@@ -44,6 +44,7 @@ from training.quantizer import (
     pitch_from_latents,
 )
 from training.speakers import NAMED, STRANGERS, continuum
+from training.synthesis import synthesiser_library
 from training.tags import EMOTIONS, PAUSES, PROSODY, SOUNDS, STYLES, written
 from training.texts import as_sentence, held_out_sus
 from training.train_codec import recoloured
@@ -228,6 +229,11 @@ def test_every_prosody_tag_and_emotion_of_the_format_has_a_delivery() -> None:
     assert len(promised) == 31
     assert set(promised) <= known
     assert known <= set(SPECIAL_TOKENS)
+
+
+def test_a_synthesiser_that_is_not_there_is_asked_for() -> None:
+    with pytest.raises(OSError, match="apt install flite espeak-ng"):
+        synthesiser_library("libno-such-synthesiser.so.1")
 
 
 def test_recovering_a_basis_undoes_a_rotation() -> None:
