@@ -68,11 +68,8 @@ class PreprocessStage:
             self._ready.append(request)
             return
         audio = request.reference.audio
-        if is_url(audio):
-            loading = self._fetchers.submit(self._fetch, audio, request)
-        else:
-            loading = self._readers.submit(self._load, audio, request)
-        self._loading[request.request_id] = (request, loading)
+        threads, load = (self._fetchers, self._fetch) if is_url(audio) else (self._readers, self._load)
+        self._loading[request.request_id] = (request, threads.submit(load, audio, request))
 
     def step(self) -> list[Payload]:
         """Prompts of all requests whose recordings, if any, have been read."""

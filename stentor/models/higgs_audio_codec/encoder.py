@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stentor.engine.memory import one_out_of_memory
+from stentor.errors import OverloadedError
 from stentor.models.higgs_audio_codec.config import AcousticConfig, CodecConfig
 from stentor.models.higgs_audio_codec.convolution import (
     Convolution,
@@ -48,7 +50,7 @@ class CodecEncoder:
         self._device = device
         self._acoustic = _AcousticEncoder(read, config.acoustic, Target(device, torch.float32))
         self._semantic = SemanticEncoder(read, config, device)
-        self._fc = read("fc.weight").to(device), read("fc.bias").to(device)
+        self._fc = _affine(read, "fc", device)
         self._levels = [
             _Quantizer(read, f"quantizer.quantizers.{level}", device) for level in range(config.num_codebooks)
         ]
@@ -59,8 +61,16 @@ class CodecEncoder:
 
         Clips are lengthened by silence to whole frames, and to one second; all of one call to the same length
         (`CodecConfig.padded_length`). Not to each other's: a clip's codes depend on all of it, padding
-        included.
+        included. If memory runs out they are encoded one by one. Raises OverloadedError if one finds none.
         """
+        with suppress(torch.OutOfMemoryError), one_out_of_memory():
+            return self._encode(waveforms)
+        if len(waveforms) == 1:
+            seconds = len(waveforms[0]) / self._config.sample_rate_hz
+            raise OverloadedError(f"no memory for a reference of {seconds:.0f} s: shorten it, or try later")
+        return [codes for waveform in waveforms for codes in self.encode([waveform])]
+
+    def _encode(self, waveforms: Sequence[Array]) -> list[Array]:
         lengths = {self._config.padded_length(len(waveform)) for waveform in waveforms}
         assert len(lengths) == 1, "clips of one batch must be of one padded length"
         padded = np.zeros((len(waveforms), lengths.pop()), np.float32)
@@ -120,14 +130,8 @@ class _Quantizer:
 
     def __init__(self, read: ReadWeight, place: str, device: torch.device) -> None:
         self._entries = read(f"{place}.codebook.embed").to(device)
-        self._project_in = (
-            read(f"{place}.project_in.weight").to(device),
-            read(f"{place}.project_in.bias").to(device),
-        )
-        self._project_out = (
-            read(f"{place}.project_out.weight").to(device),
-            read(f"{place}.project_out.bias").to(device),
-        )
+        self._project_in = _affine(read, f"{place}.project_in", device)
+        self._project_out = _affine(read, f"{place}.project_out", device)
 
     def __call__(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         """[batch, frames, hidden size] to codes [batch, frames] and the new residual."""
@@ -135,3 +139,7 @@ class _Quantizer:
         distances = self._entries.square().sum(dim=1) - 2 * projected @ self._entries.T
         codes = distances.argmin(dim=-1)
         return codes, residual - F.linear(self._entries[codes], *self._project_out)
+
+
+def _affine(read: ReadWeight, place: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    return read(f"{place}.weight").to(device), read(f"{place}.bias").to(device)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stentor.errors import OverloadedError
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.encoder import CodecEncoder, exact_convolutions
 from stentor.models.higgs_audio_codec.weights import CodecWeights
@@ -60,6 +61,25 @@ def test_clips_of_one_padded_length_encode_together_as_alone(encoder: CodecEncod
     for together, waveform in zip(encoder.encode(clips), clips, strict=True):
         assert (together.dtype, together.shape) == (np.uint16, (40, 8))
         np.testing.assert_array_equal(together, encoder.encode([waveform])[0])
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_clips_without_memory_together_are_encoded_alone(
+    encoder: CodecEncoder, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = [clip(960 * 40, seed) for seed in range(3)]
+    expected, acoustic = encoder.encode(clips), encoder._acoustic
+
+    def cramped(batch: torch.Tensor) -> torch.Tensor:
+        return acoustic(batch) if len(batch) <= room else torch.empty(1 << 50)
+
+    monkeypatch.setattr(encoder, "_acoustic", cramped)
+    if room:
+        for alone, together in zip(encoder.encode(clips), expected, strict=True):
+            np.testing.assert_array_equal(alone, together)
+    else:
+        with pytest.raises(OverloadedError, match="no memory for a reference of 2 s"):
+            encoder.encode(clips)
 
 
 def test_clips_of_different_lengths_are_refused_as_one_batch(encoder: CodecEncoder) -> None:
