@@ -25,7 +25,7 @@ from training.quantizer import (
     Quantizer,
 )
 from training.schedules import held_then_falling
-from training.warm_start import encoder_of, previous_tensors
+from training.warm_start import encoder_of, previous_tensors, start_encoder
 
 # Squared distance over which a speaker code's neighbours are told apart.
 _SHARPNESS = 8.0
@@ -102,12 +102,11 @@ def _nearness(points: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
 
 def _start(work_dir: Path) -> Encoder:
     """The encoder that was saved, or that of the checkpoint to go on from, widened; otherwise a new one."""
-    tensors, path = previous_tensors(work_dir), work_dir / "encoder.pt"
-    encoder = Encoder()
+    path, encoder = work_dir / "encoder.pt", Encoder()
     if path.exists():
         encoder.grow_from(Encoder.of(torch.load(path)["model"]))
-    elif tensors is not None:
-        encoder.grow_from(encoder_of(tensors))
+    else:
+        start_encoder(work_dir, encoder)
     return encoder
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from training import train_codec, train_encoder
+from training import train_codec, train_encoder, warm_start
 from training.codec import Encoder
 from training.crowd import Role, drawn_variant
 from training.features import FRAME, HOPS_PER_FRAME, MEL_BANDS
 from training.hearing import Hall
-from training.quantizer import BOOKS, CODE_DIM, CODES, SPEAKER_DIMS, Quantizer
+from training.quantizer import BOOKS, CODE_DIM, CODES, LEVEL_DIMS, SPEAKER_DIMS, Quantizer
 from training.scripts import Part, Script
 from training.speakers import STRANGERS, Speaker, continuum, native
 from training.train_encoder import Clock, hearing_losses
@@ -136,6 +136,26 @@ def test_an_encoder_that_was_trained_by_the_clock_is_not_trained_on_in_steps(tmp
     before = path.read_bytes()
     train_codec.train_encoder(tmp_path, train_codec.CodecSchedule(1, 10))
     assert path.read_bytes() == before
+
+
+def test_both_trainings_begin_with_an_encoder_that_hears_todays_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, gain = Encoder(6), 1.5
+    monkeypatch.setattr(warm_start, "previous_tensors", lambda _: {})
+    monkeypatch.setattr(train_encoder, "previous_tensors", lambda _: {})
+    for module in (warm_start, train_encoder):
+        monkeypatch.setattr(module, "encoder_of", lambda _: first)
+    (tmp_path / "previous").mkdir()
+    torch.save({"gain": torch.tensor(gain)}, tmp_path / "previous" / "quantizer.pt")
+    by_steps = Encoder()
+    warm_start.start_encoder(tmp_path, by_steps)
+    wave = tone(120.0)[None]
+    with torch.no_grad():
+        expected = first(gain * wave)
+        expected[..., LEVEL_DIMS] = 0
+        for begun in (by_steps, train_encoder._start(tmp_path)):
+            torch.testing.assert_close(begun(wave), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_rate_rises_holds_and_falls_by_the_clock() -> None:
