@@ -25,7 +25,7 @@ def ui(
     config: Config,
     until_stdin_ends: Annotated[bool, typer.Option(hidden=True, help="End with whoever started it.")] = False,
 ) -> None:
-    """Serve a page to speak, clone and keep voices in a browser; needs `pip install 'stentor[ui]'`."""
+    """Serve a page to speak, clone and keep voices in a browser; needs the extra `ui`."""
     check_installed()
     from stentor.ui.launch import Running
 

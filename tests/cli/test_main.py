@@ -1,11 +1,15 @@
 """Laws of the command line: one clear line on stderr and status 1, never a traceback; quick to start."""
 
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import stentor
@@ -32,17 +36,29 @@ def test_the_help_names_every_command_and_comes_at_once() -> None:
     )  # half a second on an idle machine; a framework at import would take more than this on a busy one
 
 
-def test_every_command_has_help() -> None:
-    for command in (
-        ["serve"],
-        ["say"],
-        ["codes", "encode"],
-        ["codes", "decode"],
-        ["doctor"],
-        ["bench", "engine"],
-    ):
-        done = runner.invoke(main.app, [*command, "--help"])
-        assert done.exit_code == 0, done.output
+def commands(group: typer.core.TyperGroup, *names: str) -> Iterator[tuple[list[str], Any]]:
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands(command, *names, name)
+        else:
+            yield [*names, name], command
+
+
+def letters(text: str) -> str:
+    return "".join(re.findall(r"\w", text))
+
+
+COMMANDS = list(commands(get_command(main.app)))
+
+
+@pytest.mark.parametrize(("names", "command"), COMMANDS, ids=["-".join(names) for names, _ in COMMANDS])
+def test_the_help_of_a_command_shows_all_that_is_said(names: list[str], command: Any) -> None:
+    """What stands in brackets would be taken for the terminal's markup."""
+    shown = runner.invoke(main.app, [*names, "--help"], env={"COLUMNS": "2000"})
+    assert shown.exit_code == 0, shown.output
+    told = [command.help, *(option.help for option in command.params if not getattr(option, "hidden", False))]
+    for text in filter(None, told):
+        assert letters(text.split("\n\n")[0]) in letters(shown.output), text
 
 
 def test_the_version_is_the_packages() -> None:
