@@ -20,12 +20,18 @@ class KVCache:
         self.data = torch.zeros(size, dtype=shape.dtype, device=device)
 
     def copy_out(self, blocks: list[int]) -> Tensor:
-        """A copy of the given blocks in host memory, for a sequence that must make room."""
-        return self.data[:, self._index(blocks)].to("cpu", copy=True)
+        """A copy of the given blocks in host memory, for a sequence that must make room.
+
+        Layer by layer, both ways: a card that is full has no room for a long sequence once more.
+        """
+        index = self._index(blocks)
+        return torch.stack([layer[index].cpu() for layer in self.data])
 
     def copy_in(self, blocks: list[int], saved: Tensor) -> None:
         """Put what `copy_out` saved into other blocks."""
-        self.data[:, self._index(blocks)] = saved.to(self.data.device)
+        index = self._index(blocks)
+        for layer, part in zip(self.data, saved, strict=True):
+            layer[index] = part.to(layer.device)
 
     def _index(self, blocks: list[int]) -> Tensor:
         return torch.tensor(blocks, dtype=torch.int64, device=self.data.device)
