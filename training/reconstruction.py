@@ -16,6 +16,7 @@ from stentor.tts import OFFLINE
 from training.batches import speaker_offset
 from training.cloning import (
     VoiceNamer,
+    add_voices,
     namer_of,
     print_means,
     print_row,
@@ -85,14 +86,13 @@ def main() -> None:
     parser.add_argument("--model", default="", help="checkpoint folder; default: the built-in voice")
     parser.add_argument("--sentences", type=int, default=60, help="sentences for each voice")
     parser.add_argument("--seed", type=int, default=9102, help="which sentences")
-    parser.add_argument("--voices", help="only these, separated by commas")
+    add_voices(parser)
     parser.add_argument(
         "--work-dir", type=Path, help="folder of the training: also words of the source's exact codes"
     )
     parser.add_argument("--processes", type=int, default=1, help="voices scored at the same time")
     arguments = parser.parse_args()
     namer = namer_of(Studio(), told_apart())
-    voices = arguments.voices.split(",") if arguments.voices else list(told_apart())
     config = (
         replace(OFFLINE, model=replace(OFFLINE.model, model=arguments.model)) if arguments.model else OFFLINE
     )
@@ -103,7 +103,7 @@ def main() -> None:
     results = []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.processes, mp_context=spawn) as pool:
-        for row in pool.map(score, voices):
+        for row in pool.map(score, arguments.voices):
             print_row(row)
             results.append(row)
     print_means(results)
