@@ -77,6 +77,8 @@ class Batch:
     def __init__(self, engine: Engine, size: int, max_rows: int) -> None:
         self._engine, self._size, self._max_rows = engine, size, max_rows
         self._count = 0
+        # Of these the most are quiet, unless sequences end by themselves faster than a batch fills.
+        self._steps_left = 20 * max_rows
         self._rng = np.random.default_rng(0)
         self.alive: dict[str, Sequence] = {}
 
@@ -93,7 +95,14 @@ class Batch:
         return missing > 0 or self._engine.stats()["sequences_waiting"] > 0
 
     def step(self) -> None:
-        """One step of all."""
+        """One step of all.
+
+        Raises:
+            SystemExit: there have been far more than it takes to find enough without a change.
+        """
+        if not self._steps_left:
+            raise SystemExit(f"a batch of {self._size} is never full for long: take a smaller one (--batch)")
+        self._steps_left -= 1
         for output in self._engine.step():
             if output.finish_reason is not None:
                 del self.alive[output.sequence.id]

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from benchmarks import (
     host,
@@ -53,24 +54,25 @@ def test_the_floor_is_the_time_to_read_weights_keys_and_values() -> None:
     assert row["rtf"] == pytest.approx(0.25)
 
 
+class Hasty:
+    """An engine that ends the oldest sequence in each step."""
+
+    def __init__(self) -> None:
+        self.inside: list[Any] = []
+
+    def add(self, sequence: Any) -> None:
+        self.inside.append(sequence)
+
+    def abort(self, name: str) -> None:
+        self.inside = [sequence for sequence in self.inside if sequence.id != name]
+
+    def step(self) -> list[Output]:
+        oldest = self.inside.pop(0)
+        return [Output(oldest, oldest.rows[:0], "stop")]  # type: ignore[arg-type]
+
+
 def test_a_batch_is_kept_full() -> None:
-    class Engine:
-        """Ends the oldest sequence in each step."""
-
-        def __init__(self) -> None:
-            self.inside: list[Any] = []
-
-        def add(self, sequence: Any) -> None:
-            self.inside.append(sequence)
-
-        def abort(self, name: str) -> None:
-            self.inside = [sequence for sequence in self.inside if sequence.id != name]
-
-        def step(self) -> list[Output]:
-            oldest = self.inside.pop(0)
-            return [Output(oldest, oldest.rows[:0], "stop")]  # type: ignore[arg-type]
-
-    engine: Any = Engine()
+    engine: Any = Hasty()
     batch = roofline.Batch(engine, 3, max_rows=4)
     for _ in range(5):
         assert batch.fill()
@@ -78,6 +80,13 @@ def test_a_batch_is_kept_full() -> None:
         batch.step()
     batch.empty()
     assert not engine.inside
+
+
+def test_who_never_has_a_full_batch_is_not_waited_for() -> None:
+    for script in (roofline, kernel_profile):
+        engine: Any = Hasty()
+        with pytest.raises(SystemExit, match="--batch"):
+            script.measure(engine, 3, 2, torch.device("cpu"))
 
 
 def test_a_profile_tells_shares_of_the_step_and_how_long_the_device_was_busy() -> None:
