@@ -201,7 +201,11 @@ def test_a_piece_for_a_gpu_that_hangs_leaves_nothing_on_the_card_and_loses_no_ot
     # The first piece starts a server that ends for nobody, and waits for ever.
     stubborn = f"bash -c 'trap \"\" TERM; echo $$ > {server}; sleep 100'"
     python.write_text(f'#!/bin/bash\n[ "$3" != doctor ] || {{ {stubborn} & sleep 100; }}\n')
-    hurried.write_text('#!/bin/bash\nexec /usr/bin/timeout -k 1 1 "${@:4}"\n')
+    hurried.write_text(
+        "#!/bin/bash\n"
+        '[ "${!#}" = doctor ] && limit_s=5 || limit_s=60\n'
+        'exec /usr/bin/timeout -k 1 $limit_s "${@:4}"\n'
+    )
     for path in (python, hurried):
         path.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": str(python), "OUT": str(tmp_path / "out")}
