@@ -163,7 +163,8 @@ class TimedRun:
     def __init__(self, work_dir: Path, schedule: TimedSchedule, device: torch.device) -> None:
         self._started = time.monotonic()
         self._company = company = Company(device)
-        torch.manual_seed(schedule.seed + company.number)
+        # All begin with the same weights, also where these are random; what is dropped differs.
+        torch.manual_seed(schedule.seed)
         self._work_dir, self._schedule, self._device = work_dir, schedule, device
         quantizer = Quantizer.load(work_dir / "quantizer.pt")
         weights, self._steps = starting_state(work_dir, quantizer)
@@ -176,6 +177,7 @@ class TimedRun:
         # See there: cores train faster without the fused attention.
         self._model = TinyLanguageModel("eager" if device.type == "cpu" else "sdpa", schedule.dropout)
         self._model.load_state_dict(weights)
+        torch.manual_seed(schedule.seed + company.number)
         self._model.to(device)
         self._optimizers = timed_optimizers(self._model, schedule)
         self._positions = 0

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,7 +91,9 @@ def test_processes_that_train_together_step_alike(tmp_path: Path) -> None:
     assert [(tmp_path / f"said{number}").read_text() for number in range(2)] == [expected] * 2
 
 
-def test_a_run_that_goes_on_draws_other_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the batches of runs are drawn with, which have nothing to learn from."""
     seeds: list[int] = []
     monkeypatch.setattr(train_by_clock, "BatchStream", lambda *given: seeds.append(given[-1]))
     monkeypatch.setattr(train_by_clock, "drawn_ahead", lambda *_: iter(()))
@@ -98,6 +101,25 @@ def test_a_run_that_goes_on_draws_other_batches(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(train_by_clock, "start_model", lambda *_: TinyLanguageModel())
     monkeypatch.setattr(Quantizer, "load", lambda _: None)
     monkeypatch.setattr(train_by_clock, "validate", lambda *_: "1 " * 8)
+    return seeds
+
+
+def test_processes_that_train_together_begin_alike_and_draw_apart(
+    tmp_path: Path, seeds: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, dropped = [], []
+    for number in range(2):
+        company = SimpleNamespace(number=number, size=2)
+        monkeypatch.setattr(train_by_clock, "Company", lambda _, company=company: company)
+        runs.append(train_by_clock.TimedRun(tmp_path, TimedSchedule(1), torch.device("cpu")))
+        dropped.append(torch.rand(8))
+    first, second = (run._model.state_dict() for run in runs)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert not torch.equal(*dropped)
+    assert len(set(seeds)) == 2
+
+
+def test_a_run_that_goes_on_draws_other_batches(tmp_path: Path, seeds: list[int]) -> None:
     for _ in range(3):
         run = train_by_clock.TimedRun(tmp_path, TimedSchedule(1), torch.device("cpu"))
         run._steps += 20
