@@ -100,7 +100,8 @@ class BatchStream(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        torch.set_num_threads(1)
+        if worker:
+            torch.set_num_threads(1)
         return batches(*self._arguments, self._seed + 1000 * (worker.id if worker else 0))
 
 

@@ -91,6 +91,13 @@ def test_processes_that_train_together_step_alike(tmp_path: Path) -> None:
     assert [(tmp_path / f"said{number}").read_text() for number in range(2)] == [expected] * 2
 
 
+def test_who_draws_its_own_batches_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_by_clock, "batches", lambda *_: iter(()))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("this is no process beside it"))
+    stream = train_by_clock.BatchStream(tmp_path, SimpleNamespace(), 100, 1)
+    assert list(train_by_clock.drawn_ahead(stream, 0, False)) == []
+
+
 @pytest.fixture
 def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the batches of runs are drawn with, which have nothing to learn from."""
