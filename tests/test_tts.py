@@ -11,7 +11,7 @@ from msgspec import structs
 
 from stentor.audio.formats import encode_file
 from stentor.audio.load import decode
-from stentor.audio.shape import Shape, Shaper, shape_whole
+from stentor.audio.shape import Shape, Shaper
 from stentor.cli.codec import encode_reference, enroll_reference
 from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig, override
 from stentor.errors import ConfigError, NotFoundError, OverloadedError, RequestError
@@ -25,6 +25,7 @@ from stentor.tts import (
 )
 from stentor.voices import VoiceStore
 from tests.checkpoints import make_checkpoint
+from tests.sound import shape_whole
 
 TEXT = "The old dog saw the small boat."
 

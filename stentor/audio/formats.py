@@ -4,7 +4,6 @@ import functools
 import io
 import struct
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import av
@@ -92,11 +91,6 @@ def encode_file(waveform: Array, format: str, sample_rate_hz: int, bit_rate: int
         writer.write(_quantised(waveform))
     writer.close()
     return file.getvalue()
-
-
-def write_wav(path: Path, waveform: Array, sample_rate_hz: int) -> None:
-    """Write a 16-bit mono WAV file."""
-    path.write_bytes(encode_file(waveform, "wav", sample_rate_hz))
 
 
 class Encoder:

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import av
 import numpy as np
@@ -33,11 +32,6 @@ def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float, cut: bool = 
     """
     waveform, rate_hz = _decode_native(data, max_seconds, cut=cut)
     return resample(waveform, rate_hz, sample_rate_hz)
-
-
-def read_wav(path: Path) -> tuple[Array, int]:
-    """A WAV file as it is: mono float32 [num_samples] and its sample rate in Hz. Raises as `decode` does."""
-    return _decode_native(path.read_bytes(), float("inf"))
 
 
 def is_silent(waveform: Array) -> bool:

@@ -77,12 +77,6 @@ class Shaper:
         return rest
 
 
-def shape_whole(waveform: Array, shape: Shape, sample_rate_hz: int) -> Array:
-    """A finished utterance, shaped."""
-    shaper = Shaper(shape, sample_rate_hz, whole=True)
-    return np.concatenate((shaper.feed(waveform), shaper.finish()))
-
-
 def _check(name: str, value: float | None, lowest: float, highest: float) -> None:
     if value is not None and not lowest <= value <= highest:
         raise RequestError(f"{name} is {value}, but must be from {lowest:g} to {highest:g}", param=name)

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from stentor.audio.formats import FORMATS, Encoder, encode_file
 from stentor.audio.load import decode
-from stentor.audio.shape import Shape, Shaper, shape_whole
+from stentor.audio.shape import Shape, Shaper
 from stentor.errors import RequestError
 from tests.audio.test_tempo import voice
+from tests.sound import shape_whole
 
 RATE = 24_000
 

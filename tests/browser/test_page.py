@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stentor.audio.load import read_wav
+from tests.sound import read_wav
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 

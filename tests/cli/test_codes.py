@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from stentor.audio.formats import encode_file
-from stentor.audio.load import read_wav
 from stentor.cli.codes import as_npy, read_codes
 from stentor.cli.main import app
 from stentor.errors import NotFoundError, RequestError
 from tests.checkpoints import make_checkpoint
+from tests.sound import read_wav
 
 runner = CliRunner()
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from stentor.audio.load import read_wav
 from stentor.cli.main import app
 from stentor.errors import RequestError
 from stentor.tts import TTS
+from tests.sound import read_wav
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "voices.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", GUIDE, re.DOTALL)
@@ -107,7 +107,6 @@ def test_each_command_of_the_guide_runs_as_it_stands(recording: Path, tmp_path: 
                 assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         finally:
             server.terminate()
-    for name in ("rosa.wav", "preview.wav"):
+    for name in ("rosa.wav", "preview.wav", "mira.wav"):
         assert len(read_wav(tmp_path / name)[0]) > 24_000 / 2
-    assert (tmp_path / "mira.mp3").stat().st_size > 1000
     assert server.returncode == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from examples.demo import DemoError, length_s
-from stentor.audio.formats import write_wav
+from stentor.audio.formats import encode_file
 from tests.checkpoints import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +39,6 @@ def test_a_failure_says_why_and_ends_with_status_1(tmp_path: Path) -> None:
 
 
 def test_a_silent_recording_is_a_failure(tmp_path: Path) -> None:
-    write_wav(tmp_path / "silent.wav", np.zeros(24_000, np.float32), 24_000)
+    (tmp_path / "silent.wav").write_bytes(encode_file(np.zeros(24_000, np.float32), "wav", 24_000))
     with pytest.raises(DemoError, match="silent"):
         length_s(tmp_path / "silent.wav")

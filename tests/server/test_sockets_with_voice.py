@@ -11,11 +11,12 @@ from websockets.sync.client import connect
 
 from stentor import TTS
 from stentor.audio.formats import to_pcm16
-from stentor.audio.shape import Shape, shape_whole
+from stentor.audio.shape import Shape
 from stentor.server.app import create_app
 from stentor.voices import VoiceStore
 from tests.server.conftest import Front
 from tests.server.fakes import config
+from tests.sound import shape_whole
 
 SENTENCES = ["The old dog saw the boat. ", "Then it went home."]
 SEED = 11

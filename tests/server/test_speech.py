@@ -9,11 +9,12 @@ import pytest
 
 from stentor.audio.formats import FORMATS, to_pcm16
 from stentor.audio.load import decode
-from stentor.audio.shape import Shape, shape_whole
+from stentor.audio.shape import Shape
 from stentor.errors import InternalError
 from stentor.request import FinishReason, SpeechRequest
 from tests.server.conftest import Running
 from tests.server.fakes import RATE, USAGE, Act, say, sound, tone
+from tests.sound import shape_whole
 
 Serve = Callable[..., Running]
 

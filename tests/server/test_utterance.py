@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from stentor.audio.formats import to_pcm16
-from stentor.audio.shape import Shape, shape_whole
+from stentor.audio.shape import Shape
 from stentor.errors import InternalError, OverloadedError, RequestError
 from stentor.request import SpeechRequest
 from stentor.server.admission import Admission
@@ -21,6 +21,7 @@ from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Order, Reader
 from stentor.server.utterance import ReaderGoneError, Service, Utterance
 from tests.server.fakes import INFO, RATE, Act, FakePipeline, config, order, say, sound, tone, voices
+from tests.sound import shape_whole
 
 
 @pytest.fixture
