@@ -138,6 +138,9 @@ class Guest:
                     if self._writing is None:
                         raise RequestError("synthesize-start comes before synthesize-chunk")
                     self._writing.write(_text(event))
+                case "synthesize-stop" if self._writing is None:
+                    # Who was refused at the start waits for this all the same.
+                    await self._send(Event("synthesize-stopped"))
                 case "synthesize-stop":
                     self._end_writing()
                 # Others are for other services; and a whole text within portions is for older servers.

@@ -178,6 +178,22 @@ def test_errors_are_told_and_the_connection_goes_on(door: Door, pipeline: FakePi
     talk(door, run)
 
 
+def test_who_was_refused_at_the_start_is_told_the_stop_as_well(door: Door) -> None:
+    """Home Assistant waits for it."""
+
+    async def run(client: AsyncTcpClient) -> None:
+        voice = SynthesizeVoice(name="nobody")
+        await client.write_event(SynthesizeStart(voice=voice).event())
+        await client.write_event(SynthesizeChunk("Hello.").event())
+        await client.write_event(Synthesize("Hello.", voice).event())
+        await client.write_event(SynthesizeStop().event())
+        events = await until(client, "synthesize-stopped")
+        assert "there is no voice" in Error.from_event(events[0]).text
+        assert not audio(events)
+
+    talk(door, run)
+
+
 def test_who_leaves_leaves_nothing_behind(door: Door, pipeline: FakePipeline) -> None:
     async def run(client: AsyncTcpClient) -> None:
         await client.write_event(Synthesize("Hello.").event())
