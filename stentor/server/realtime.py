@@ -18,6 +18,7 @@ from stentor.server.errors import BROKEN, error_object
 from stentor.server.protocol import Order
 from stentor.server.realtime_protocol import (
     FORMATS,
+    AudioConfig,
     AudioOutput,
     MessageItem,
     ResponseCreate,
@@ -117,14 +118,6 @@ class Session(Conversation):
     async def _update(self, fields: Any) -> None:
         update = read(SessionUpdate, fields, "session")
         settings = merged(self._settings, update)
-        output = AudioOutput.model_validate(settings["audio"]["output"])
-        voice = _name(output.voice)
-        if self._frozen_voice is not None and voice != self._frozen_voice:
-            raise RequestError(
-                f"the voice is {self._frozen_voice!r} since the first audio: for another, open a session",
-                param="session.audio.output.voice",
-                code="cannot_update_voice",
-            )
         # Whether there is such a voice is told now and not at the first response.
         self._order("-", settings, ResponseCreate())
         self._settings = settings
@@ -212,6 +205,12 @@ class Session(Conversation):
 
     def _order(self, text: str, settings: dict[str, Any], wanted: ResponseCreate) -> Order:
         output = AudioOutput.model_validate(settings["audio"]["output"])
+        if self._frozen_voice not in (None, _name(output.voice)):
+            raise RequestError(
+                f"the voice is {self._frozen_voice!r} since the first audio: for another, open a session",
+                param="audio.output.voice",
+                code="cannot_update_voice",
+            )
         format = output.format.type if output.format else "audio/pcm"
         limit = wanted.max_output_tokens
         if limit is None:
@@ -219,7 +218,7 @@ class Session(Conversation):
         body = SpeechBody(
             input=text,
             model=self._model,
-            voice=self._frozen_voice or output.voice,
+            voice=output.voice,
             instructions=wanted.instructions or settings["instructions"] or None,
             speed=output.speed,
             response_format="pcm",
@@ -240,8 +239,11 @@ class Session(Conversation):
         )
 
     def first_audio(self, voice: str) -> None:
-        """The session has been heard: its voice stays."""
-        self._frozen_voice = self._frozen_voice or voice
+        """The session has been heard: its voice stays, even if one response only had asked for it."""
+        if self._frozen_voice is None:
+            self._frozen_voice = voice
+            output = AudioOutput(voice=voice)
+            self._settings = merged(self._settings, SessionUpdate(audio=AudioConfig(output=output)))
 
 
 class Response:

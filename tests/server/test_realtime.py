@@ -224,6 +224,21 @@ def test_the_voice_is_frozen_by_the_first_audio(serve: Serve) -> None:
     assert len({request.sampling.seed for request in running.pipeline.requests}) == 1
 
 
+def test_a_voice_that_one_response_had_first_is_that_of_the_session(serve: Serve) -> None:
+    def ask(voice: str) -> None:
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi there."}]}
+        response = {"conversation": "none", "input": [item], "audio": {"output": {"voice": voice}}}
+        tell(socket, "response.create", response=response)
+
+    with session(serve(say(0.1))) as socket:
+        ask("nova")
+        until(socket, "response.done")
+        tell(socket, "session.update", session={"type": "realtime", "instructions": "sad"})
+        assert hear(socket)["session"]["audio"]["output"]["voice"] == "nova"
+        ask("onyx")
+        assert hear(socket)["error"]["code"] == "cannot_update_voice"
+
+
 def test_items_are_said_once_in_order_and_can_be_looked_up(serve: Serve) -> None:
     running = serve(say(0.1))
     with session(running) as socket:
