@@ -79,7 +79,8 @@ class Reader:
             what, advice = "the reference's text", "a shorter reference will do"
             self._check_length(reference.text, what, advice, "reference_text")
         text, warnings = directed(body.input, body.instructions, self._info.control_tags)
-        delivery = _delivery(body)
+        format = body.response_format or self._default_format
+        delivery = _delivery(body, format)
         sampling = self._sampling(body)
         request = SpeechRequest(
             request_id=f"{request_id}.{secrets.token_hex(4)}",
@@ -97,7 +98,6 @@ class Reader:
             loudness_lufs=body.loudness_lufs,
             trim_silence=body.trim_silence is not False,
         )
-        format = body.response_format or self._default_format
         return Order(request_id, request, shape, format, delivery, sampling.seed, warnings)
 
     def _check_length(self, text: str, what: str, advice: str, param: str) -> None:
@@ -120,11 +120,11 @@ class Reader:
         return self._voices.get(voice.id if isinstance(voice, VoiceName) else voice or DEFAULT)
 
 
-def _delivery(body: SpeechBody) -> Delivery:
+def _delivery(body: SpeechBody, format: str) -> Delivery:
     if body.stream_format == "sse":
         return Delivery.DELTAS
     if body.stream_format == "audio":
         return Delivery.FILE if body.stream is False else Delivery.RAW
     if not body.stream:
         return Delivery.FILE
-    return Delivery.RAW if body.response_format == "pcm" else Delivery.CHUNKS
+    return Delivery.RAW if format == "pcm" else Delivery.CHUNKS

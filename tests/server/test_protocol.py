@@ -223,6 +223,10 @@ def test_the_default_format_is_the_settings() -> None:
     reader = Reader(INFO, voices(), config(default_format="mp3"))
     assert reader.read(SpeechBody(input="Hello."), "id-1").format == "mp3"
     assert reader.read(SpeechBody(input="Hello.", response_format="wav"), "id-1").format == "wav"
+    pcm = Reader(INFO, voices(), config(default_format="pcm"))
+    for named in ("pcm", None):
+        body = SpeechBody(input="Hello.", stream=True, response_format=named)
+        assert pcm.read(body, "id-1").delivery is Delivery.RAW
 
 
 def test_instructions_become_tags_where_they_parse_and_are_never_ignored_in_silence() -> None:
