@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from stentor.errors import InternalError, OverloadedError, RequestError, StentorError
 from stentor.server.answer import WatchedResponse
 from stentor.server.bodies import FIELDS, SpeechBody
+from stentor.server.caller import current
 from stentor.server.delivery import make_form, usage
 from stentor.server.errors import BROKEN, error_object, error_response, explain
 from stentor.server.protocol import Delivery, Order
@@ -53,7 +54,8 @@ class BatchAnswer(WatchedResponse):
         # What is wrong with the shared fields is the batch's fault and not that of each item.
         _body({**shared, "input": "x"}, "")
         self._bodies = [_merged(shared, item) for item in batch.items]
-        self._places = asyncio.Semaphore(_AT_A_TIME)
+        # A batch does not use up its own key's share.
+        self._places = asyncio.Semaphore(min(_AT_A_TIME, current().key.concurrent_requests or _AT_A_TIME))
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `WatchedResponse.answer`."""

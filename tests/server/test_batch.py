@@ -140,6 +140,13 @@ def test_a_full_house_is_the_items_error_unless_it_is_everyones(serve: Serve) ->
     ]
 
 
+def test_a_batch_of_a_key_is_within_what_it_may_have_at_a_time(serve: Serve) -> None:
+    server = serve(say(0.1), access={"api_keys": "alice:alice-secret", "key_concurrent_requests": 2})
+    server.http.headers["Authorization"] = "Bearer alice-secret"
+    answer = batch(server, *[{"input": "Hello."}] * 6).json()
+    assert (answer["succeeded"], answer["failed"]) == (6, 0)
+
+
 def test_each_items_outcome_can_be_asked_for(serve: Serve) -> None:
     server = serve(by_text)
     results = batch(server, {"input": "a"}, {"input": "b"}).json()["results"]
