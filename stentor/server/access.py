@@ -80,8 +80,10 @@ class Entrance:
                 self._metrics.responses.labels(str(status)).inc()
             await send(message)
 
+        # Asked for its head, a route answers as to GET (RFC 9110, 9.3.2); uvicorn leaves the body out.
+        asked = {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
         try:
-            await self._app(scope, receive, tell)
+            await self._app(asked, receive, tell)
         except Exception:
             # The traceback is logged by whoever runs the app: the exception goes on to it.
             log.error("request %s: unexpected error", request_id)

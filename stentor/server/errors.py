@@ -91,6 +91,11 @@ def install(app: FastAPI, fields: Sequence[str]) -> None:
         assert isinstance(error, HTTPException), "registered for these only"
         return http_error_response(request, error)
 
+    async def nowhere(*_: object) -> None:
+        raise HTTPException(404)
+
+    # Starlette's own would refuse a WebSocket with 403, as if a key were missing.
+    app.router.default = nowhere
     app.add_exception_handler(StentorError, on_stentor_error)
     app.add_exception_handler(RequestValidationError, on_invalid_body)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -138,7 +143,7 @@ def _spell(steps: Sequence[str | int]) -> str:
 
 def http_error_response(request: Request, error: HTTPException) -> Response:
     """The answer where HTTP itself is the matter: no such path, method or body."""
-    path = f"{request.method} {request.url.path[:200]}"
+    path = f"{request.scope.get('method', 'WEBSOCKET')} {request.url.path[:200]}"
     heard = request.url.path in _LISTENING
     message = {
         404: f"{path} does not exist: this server speaks, it does not listen"

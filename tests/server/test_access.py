@@ -159,6 +159,16 @@ def test_a_websocket_without_a_key_fails_in_its_handshake(sockets: str, query: s
     assert json.loads(response.body or b"")["error"]["code"] == "invalid_api_key"
 
 
+def test_a_websocket_where_none_is_gets_404_and_an_error_object(serve: Serve) -> None:
+    server = guarded(serve)
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"ws://127.0.0.1:{server.port}/v1/nowhere", additional_headers=FORMS[0])
+    response = refused.value.response
+    assert response.status_code == 404
+    assert response.headers["X-Request-Id"]
+    assert b"WEBSOCKET /v1/nowhere does not exist" in (response.body or b"")
+
+
 def test_a_key_in_the_query_is_for_websockets_only() -> None:
     scope = {"type": "http", "headers": [], "query_string": f"api_key={ALICE}".encode()}
     assert list(presented_keys(scope)) == []

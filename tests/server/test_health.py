@@ -14,6 +14,16 @@ def test_health_is_the_word_ok_while_the_pipeline_is_in_order(serve: Serve) -> N
     assert response.headers["Content-Type"].startswith("text/plain")
 
 
+def test_who_asks_for_the_head_gets_that_of_the_whole(serve: Serve) -> None:
+    """As `curl -I` and some load balancers do."""
+    http = serve().http
+    for path in ("/", "/health", "/ready", "/v1/models"):
+        head, whole = http.head(path), http.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["Content-Length"] == whole.headers["Content-Length"]
+    assert http.head("/v1/audio/speech").status_code == 405
+
+
 def test_health_is_503_when_only_a_new_process_helps(serve: Serve) -> None:
     server = serve()
     server.pipeline.is_alive = False
