@@ -45,8 +45,11 @@ FORMATS: dict[str, Format] = {
         stream_options={"write_xing": "0", "id3v2_version": "0"},
         least_frames=5,
     ),
-    # An Ogg page holds a second unless told otherwise: as long would the listener wait.
-    "opus": Format("audio/ogg", "libopus", "ogg", 64_000, stream_options={"page_duration": "20000"}),
+    # An Ogg page holds a second unless told otherwise: as long would the listener wait. A sample or two of
+    # another rate make none of the codec's.
+    "opus": Format(
+        "audio/ogg", "libopus", "ogg", 64_000, stream_options={"page_duration": "20000"}, least_frames=1
+    ),
     "aac": Format("audio/aac", "aac", "adts", 96_000, least_frames=1),
 }
 

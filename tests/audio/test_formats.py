@@ -101,6 +101,16 @@ def test_the_shortest_sound_is_known_for_what_it_is(format: str, num_samples: in
             assert len(decoded(data, format)) >= num_samples
 
 
+@pytest.mark.parametrize("rate_hz", [8_001, 44_100])
+def test_one_sample_of_another_rate_is_a_sound_in_opus(rate_hz: int) -> None:
+    waveform = np.full(1, 0.5, np.float32)
+    for data in (
+        encode_file(waveform, "opus", rate_hz),
+        b"".join(streamed(waveform, "opus", rate_hz=rate_hz)),
+    ):
+        assert len(decoded(data, "opus", rate_hz)) >= 1
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("rate_hz", [16_000, 22_050, 44_100])
 def test_other_rates_play_at_the_right_speed(format: str, rate_hz: int) -> None:
