@@ -33,7 +33,7 @@ class SharedFolder:
         self._seen_ns: int | None = None
 
     def may_have_changed(self) -> bool:
-        """Whether a file may have come, changed or gone since the last `scan`."""
+        """Whether a file may have come, changed, gone or become readable since the last `scan`."""
         return self._seen_ns is None or self._seen_ns != self._changed_ns()
 
     def scan(self) -> dict[str, Stamp]:
@@ -44,7 +44,6 @@ class SharedFolder:
         """
         changed_ns = self._changed_ns()
         settled = time.time_ns() - changed_ns > _SETTLED_NS
-        self._seen_ns = changed_ns if settled else None
         found = {}
         try:
             with os.scandir(self.path) as entries:
@@ -55,9 +54,10 @@ class SharedFolder:
                             stamp = state.st_mtime_ns, state.st_size, state.st_ino
                             found[entry.name.removesuffix(self._suffix)] = stamp
         except FileNotFoundError:
-            return {}
+            found = {}
         except OSError as error:
             raise self._failed("read", error) from None
+        self._seen_ns = changed_ns if settled else None
         return found
 
     def read(self, name: str) -> bytes | None:
@@ -67,6 +67,7 @@ class SharedFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
+            self._seen_ns = None  # It may be readable again without a change of the folder.
             raise self._failed("read", error) from None
 
     @contextlib.contextmanager

@@ -158,7 +158,7 @@ class VoiceStore:
             about["name"] = check_name(about["name"])  # type: ignore[arg-type]
         with self._shared().locked():
             packed = self.read(name)
-            voice = msgspec.structs.replace(packed.voice, **about)
+            voice = msgspec.structs.replace(self.about(name), **about)
             self._check_free(voice)
             self._shared().write(voice.id, msgspec.structs.replace(packed, voice=voice).pack())
         return voice
@@ -259,16 +259,15 @@ class VoiceStore:
         self._ids = {entry.voice.name: voice_id for voice_id, entry in known.items()}
 
     def _load(self, folder: SharedFolder, voice_id: str, stamp: Stamp) -> _Known | None:
-        if self._damaged.get(voice_id) == stamp:
-            return None
         try:
             data = folder.read(voice_id)
             if data is None:
                 return None
             packed = unpack(data)
         except StentorError as error:
+            if self._damaged.get(voice_id) != stamp:
+                log.warning("the voice %s in %s is left out: %s", voice_id, folder.path, error)
             self._damaged[voice_id] = stamp
-            log.warning("the voice %s in %s is left out: %s", voice_id, folder.path, error)
             return None
         return _Known(stamp, msgspec.structs.replace(packed.voice, id=voice_id), packed.codes)
 

@@ -1,3 +1,4 @@
+import errno
 import threading
 import time
 from pathlib import Path
@@ -115,3 +116,27 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
         SharedFolder(tmp_path / "voices", ".voice").locked(),
     ):
         pass
+
+
+def test_a_folder_that_could_not_be_read_is_looked_at_again(
+    shared: SharedFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(shared, "a", b"one")
+    later_ns = time.time_ns() + 10_000_000_000
+    monkeypatch.setattr(module.time, "time_ns", lambda: later_ns)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "scandir", _too_many_open_files)
+        with pytest.raises(InternalError, match="Too many"):
+            shared.scan()
+    assert shared.may_have_changed()
+    shared.scan()
+    assert not shared.may_have_changed()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", _too_many_open_files)
+        with pytest.raises(InternalError, match="Too many"):
+            shared.read("a")
+    assert shared.may_have_changed()
+
+
+def _too_many_open_files(_path: Path) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")

@@ -1,8 +1,10 @@
 """Laws of the voices that users make: kept, shared, bounded, and never taken for one another."""
 
+import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError, TooLargeError
 from stentor.request import ModelInfo, SamplingParams
-from stentor.voices import DEFAULT, OPENAI_VOICES, VoiceStore
+from stentor.voices import DEFAULT, OPENAI_VOICES, VoiceStore, folder
 from stentor.voices.store import default_folder
 
 CODES = np.arange(80, dtype=np.uint16).reshape(10, 8)
@@ -222,6 +224,34 @@ def test_a_damaged_file_is_left_out_and_named_once(
             assert store.about("Rosa") == rosa
             assert store.names() == (DEFAULT, "carl", "Rosa")
     assert [record.message.split(" in ")[0] for record in caplog.records] == ["the voice voice_bad"]
+
+
+def test_a_voice_that_cannot_be_read_for_a_moment_is_back_after_it(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_store().add("Rosa", CODES)
+    settled_ns = time.time_ns() + 10_000_000_000
+    monkeypatch.setattr(folder.time, "time_ns", lambda: settled_ns)
+    store = open_store()
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+
+        def fail(_path: Path) -> bytes:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        patch.setattr(Path, "read_bytes", fail)
+        assert store.names() == store.names() == (DEFAULT, "carl")
+    assert caplog.text.count("Too many open files") == 1
+    assert store.names() == (DEFAULT, "carl", "Rosa")
+
+
+def test_a_file_that_was_put_into_the_folder_by_hand_is_a_voice_like_any_other(
+    open_store: Open, tmp_path: Path
+) -> None:
+    store = open_store()
+    rosa = store.add("Rosa", CODES)
+    (tmp_path / "voices" / f"{rosa.id}.voice").rename(tmp_path / "voices" / "rosa.voice")
+    assert store.change("Rosa", description="clear").id == "rosa"
+    assert [(voice.id, voice.description) for voice in store.all()[2:]] == [("rosa", "clear")]
 
 
 def test_a_folder_that_vanishes_takes_its_voices_along(open_store: Open, tmp_path: Path) -> None:
