@@ -1,6 +1,5 @@
 """Knows how a text of several parts is spoken as one stream: one request behind the other, two at a time."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Protocol, Self
@@ -33,7 +32,7 @@ class Passage:
         """Raises what `Pipeline.submit` does."""
         self.num_submitted = 0
         self._submit = submit
-        self._waiting = deque(requests)
+        self._waiting = list(requests)
         self._present = self._begin()
         self._next: AudioStream | None = None
         self._reason = FinishReason.STOP
@@ -84,7 +83,7 @@ class Passage:
     def _begin(self) -> AudioStream:
         """Submit the next request; if that is refused, it stays the next."""
         begun = self._submit(self._waiting[0], continues=self.num_submitted > 0)
-        self._waiting.popleft()
+        del self._waiting[:1]  # Another thread may have aborted meanwhile: nothing waits then.
         self.num_submitted += 1
         return begun
 

@@ -6,7 +6,7 @@ import pytest
 
 from stentor.errors import AbortedError, InternalError, OverloadedError, RequestError, StentorError
 from stentor.pipeline.passage import Passage, speak
-from stentor.pipeline.stream import AudioStream
+from stentor.pipeline.stream import AudioStream, Outcome
 from stentor.request import Audio, FinishReason, ModelInfo, SamplingParams, SpeechRequest, Usage
 
 INFO = ModelInfo(
@@ -144,6 +144,24 @@ def test_an_abort_ends_all_parts() -> None:
     with pytest.raises(AbortedError):
         next(passage)
     assert len(house.streams) == 2
+
+
+def test_an_abort_while_the_next_part_is_begun_ends_all_parts() -> None:
+    house = House()
+
+    def submit(request: SpeechRequest, *, continues: bool = False) -> AudioStream:
+        if continues:  # As by another thread, at this moment.
+            passage.abort()
+        return house.submit(request, continues=continues)
+
+    passage = speak(submit, request(), INFO)
+    house.say(1)
+    next(passage)
+    with pytest.raises(AbortedError):
+        next(passage)
+    assert [stream.outcome for stream in house.streams] == [Outcome.DONE, Outcome.ABORTED]
+    with pytest.raises(StopIteration):
+        next(passage)
 
 
 def test_what_needs_no_cut_is_a_request_as_it_is() -> None:
