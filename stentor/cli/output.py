@@ -21,11 +21,11 @@ def check_output(path: str | Path) -> None:
 
 def write_output(path: str | Path, data: bytes) -> None:
     """The result, whole. Raises ConfigError where the file cannot be written."""
-    if str(path) == STDOUT:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
     try:
-        Path(path).write_bytes(data)
+        if str(path) == STDOUT:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            Path(path).write_bytes(data)
     except OSError as error:
         raise ConfigError(f"cannot write to {str(path)!r}: {error.strerror}") from None
