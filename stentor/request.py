@@ -87,6 +87,11 @@ class Reference(msgspec.Struct, frozen=True):
     codes: Array | None = None
     text: str | None = None
 
+    def __post_init__(self) -> None:
+        for text in (self.audio, self.text):
+            if isinstance(text, str):
+                check_characters(text, "references")
+
 
 def check_characters(text: str, param: str) -> None:
     """Refuse half characters (lone surrogates): JSON can spell them, UTF-8 cannot. Raises RequestError."""

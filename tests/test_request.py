@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stentor.errors import RequestError
-from stentor.request import FinishReason, SamplingParams, SpeechRequest, Usage
+from stentor.request import FinishReason, Reference, SamplingParams, SpeechRequest, Usage
 
 
 def test_records_are_immutable() -> None:
@@ -97,6 +97,10 @@ def test_a_first_chunk_of_no_number_of_frames_is_refused(frames: object) -> None
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(RequestError, match="half a character at position 3"):
         SpeechRequest("r", "oh \ud83d no")
+    for reference in ({"audio": "http://x/\ud83d"}, {"audio": b"x", "text": "oh \ud83d no"}):
+        with pytest.raises(RequestError, match="half a character") as caught:
+            Reference(**reference)  # type: ignore[arg-type]
+        assert caught.value.param == "references"
 
 
 def test_records_on_the_wire_are_checked_too() -> None:

@@ -20,8 +20,7 @@ _COMMA_S = 0.6
 _STOP_S = 1.2
 _LINE_S = 1.0
 # Tags: by the format's own account a pause lasts up to 0.7 s, a long one 1.5 s; laughter has no limit.
-_PAUSE_S = 1.5
-_LONG_PAUSE_S = 3.0
+_PAUSES_S = {"prosody:pause": 1.5, "prosody:long_pause": 3.0}
 _EFFECT_S = 5.0
 # How much longer a text may get under a tag, wherever it stands; the speeds are 0.65 and 0.85 of the usual.
 _STRETCH = {"prosody:speed_very_slow": 1 / 0.65, "prosody:speed_slow": 1 / 0.85, "style:singing": 2.0}
@@ -43,11 +42,7 @@ def longest_plausible_s(text: str) -> float:
 
 
 def _tag_s(tag: str) -> float:
-    if tag == "prosody:pause":
-        return _PAUSE_S
-    if tag == "prosody:long_pause":
-        return _LONG_PAUSE_S
-    return _EFFECT_S if tag.startswith("sfx:") else 0.0
+    return _PAUSES_S.get(tag, _EFFECT_S if tag.startswith("sfx:") else 0.0)
 
 
 def _character_s(character: str) -> float:

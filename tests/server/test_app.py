@@ -99,6 +99,7 @@ def test_what_does_not_exist_is_an_error_object(serve: Serve, method: str, path:
             "Content-Type: application/json",
         ),
         (b'{"input": "\\ud800"}', JSON, "half a character"),
+        (b'{"input": "Hi.", "ref_audio": "AAAA", "ref_text": "\\ud800"}', JSON, "half a character"),
         (b'{"input": "Hi.", "\\ud800": 1}', JSON, "JSON object"),
         (b'{"input": "Hi.", "temperature": NaN}', JSON, "temperature is nan"),
         (b'{"input": "Hi.", "temperature": Infinity}', JSON, "temperature is inf"),
