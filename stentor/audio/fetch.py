@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from stentor.audio.download import Downloader, check_media_type, too_large
 from stentor.config import ReferenceConfig
@@ -78,7 +78,7 @@ class ReferenceReader:
         if parts["type"]:
             check_media_type(parts["type"])
         if "base64" in parts["parameters"].lower().split(";"):
-            return self._from_base64(parts["data"])
+            return self._from_base64(unquote(parts["data"]))
         data = unquote_to_bytes(parts["data"])
         self._check_size(len(data))
         return data

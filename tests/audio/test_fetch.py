@@ -2,6 +2,7 @@ import base64
 import os
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -32,6 +33,7 @@ def test_bytes_are_themselves() -> None:
         base64.encodebytes(SOUND).decode(),
         "data:audio/wav;base64," + base64.b64encode(SOUND).decode(),
         "data:;base64," + base64.b64encode(SOUND).decode(),
+        "data:audio/wav;base64," + quote(base64.b64encode(SOUND).decode(), safe=""),
         "DATA:audio/x-wav;codecs=1;BASE64," + base64.b64encode(SOUND).decode(),
         "data:application/octet-stream," + "".join(f"%{byte:02x}" for byte in SOUND),
     ],
