@@ -4,13 +4,13 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from stentor.errors import InternalError, StentorError, TooLargeError
 from stentor.pipeline.passage import Passage, speak
-from stentor.request import Audio
+from stentor.request import Audio, check_characters
 from stentor.server.bodies import SpeechBody
 from stentor.server.delivery import Form
 from stentor.server.errors import BROKEN
@@ -78,6 +78,7 @@ class Narration:
         self._make_form = make_form
         self._splitter = splitter
         self._max_pending_chars = max_pending_chars
+        self._half = ""  # Of a character that the last portion ended in.
         self._waiting: deque[str] = deque()
         self._present: Utterance | None = None
         self._next: tuple[Order, AudioStream | Passage] | None = None
@@ -96,7 +97,10 @@ class Narration:
         return sum(map(len, self._waiting)) + self._splitter.num_held
 
     def write(self, text: str) -> None:
-        """Add to the text. Raises TooLargeError, and adds nothing, if too much is still unspoken."""
+        """Add to the text, of which a portion may end within a character: to JavaScript an emoji is two.
+
+        Raises RequestError, and adds nothing, for half a character; TooLargeError if too much is unspoken.
+        """
         if self.num_pending + len(text) > self._max_pending_chars:
             raise TooLargeError(
                 f"{self.num_pending} characters are still to be spoken, and {len(text)} more would be over "
@@ -104,7 +108,12 @@ class Narration:
                 param="text",
                 code="string_above_max_length",
             )
-        self._add(self._splitter.feed(text))
+        text = self._half + text
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        pairs = text[: len(text) - len(self._half)].encode("utf-16", "surrogatepass")
+        whole = pairs.decode("utf-16", "surrogatepass")
+        check_characters(whole, "text")
+        self._add(self._splitter.feed(whole))
 
     def flush(self) -> None:
         """Speak what is held back, as if its sentence had ended."""
@@ -137,16 +146,17 @@ class Narration:
             piece = Piece(index, text)
             try:
                 async with self._begin(text) as utterance:
+                    order, rate_hz = utterance.order, utterance.sample_rate_hz
+                    piece = Piece(index, text, order.id, format=order.format, sample_rate_hz=rate_hz)
                     async for data in utterance:
                         self._heard = True
                         self._look_ahead()
-                        order = utterance.order
-                        yield Piece(index, text, order.id, data, order.format, utterance.sample_rate_hz)
-                piece = Piece(index, text, utterance.order.id, last=utterance.last)
+                        yield replace(piece, data=data)
+                piece = replace(piece, last=utterance.last)
             except StentorError as error:
-                piece = Piece(index, text, error=error)
+                piece = replace(piece, error=error)
             except Exception:  # Logged by the utterance.
-                piece = Piece(index, text, error=InternalError(BROKEN))
+                piece = replace(piece, error=InternalError(BROKEN))
             finally:
                 self._present = None
             if not self.cancelled:

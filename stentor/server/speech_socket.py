@@ -120,7 +120,8 @@ class SpeechSocket(Conversation):
         speech = validated(SpeechBody, {**body, **form, "input": "-"}, FIELDS)
         if speech.seed is None and self._manner is not None:
             speech = speech.model_copy(update={"seed": self._manner.seed})
-        self._manner = Manner(self._service.reader, speech, self.id)
+        # Its sentences are counted anew, and have ids of their own all the same.
+        self._manner = Manner(self._service.reader, speech, f"{self.id}-{self._num_narrations}")
         self._fields = session
         await self.send(
             {

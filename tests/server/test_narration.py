@@ -69,6 +69,24 @@ def test_pieces_come_in_order_and_each_sentence_has_an_end(service: Service) -> 
     assert {piece.id for piece in pieces} == {"talk-1", "talk-2", "talk-3"}
 
 
+def test_a_character_may_come_in_two_halves_but_not_in_one(service: Service) -> None:
+    async def run() -> list[Piece]:
+        narrated = narration(service)
+        for portion in ("Hello \ud83d", "", "\ude00 there", "\ud83d\ude00."):
+            narrated.write(portion)
+        for lone in ("\ude00", "\ud83d dog"):
+            with pytest.raises(RequestError, match="half a character"):
+                narrated.write(lone)
+        narrated.write(" It slept.\ud83d")
+        narrated.end()
+        return await told(narrated)
+
+    pieces = asyncio.run(run())
+    assert (
+        "".join(piece.text for piece in pieces if piece.last) == "Hello \U0001f600 there\U0001f600. It slept."
+    )
+
+
 def test_blank_text_is_not_spoken(service: Service, pipeline: FakePipeline) -> None:
     async def run() -> list[Piece]:
         narrated = narration(service)

@@ -105,6 +105,24 @@ def test_a_sentence_is_heard_before_the_text_is_complete(serve: Serve) -> None:
         assert until(socket, "session.done")[-1]["total_sentences"] == 2
 
 
+def test_no_two_sentences_of_a_session_have_one_id_and_each_keeps_its_own(serve: Serve) -> None:
+    def script(request: SpeechRequest) -> Iterator[Act]:
+        yield from say(0.2, finish_reason=None, usage=None)(request)  # type: ignore[arg-type]
+        yield RequestError("no more of this")
+
+    ids = []
+    with session(serve(script)) as socket:
+        for _ in range(2):
+            tell(socket, "input.text", text="It slept.")
+            tell(socket, "input.done")
+            told = [message for message in until(socket, "session.done") if isinstance(message, dict)]
+            assert kinds(told) == ["audio.start", "error", "audio.done", "session.done"]
+            ids += {message["id"] for message in told[:-1]}
+            tell(socket, "session.config", stream_audio=True, response_format="pcm")
+            hear(socket)
+    assert len(set(ids)) == len(ids) == 2
+
+
 def test_a_commit_ends_a_sentence_and_is_answered_when_it_has_been_spoken(serve: Serve) -> None:
     running = serve(say(0.2))
     with session(running) as socket:
