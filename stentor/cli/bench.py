@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,7 @@ def engine(
     document = report.document("engine", result.info.name, result.levels, settings)
     if result.plain is not None:
         report.add_comparison(document, result.plain)
-    _publish(document, save)
+    publish(document, save)
 
 
 @app.command("serve")
@@ -79,7 +80,7 @@ def serve(
         target = Target(url, served, voice, sample_rate_hz)
         measured = measure_levels(target, levels, requests, progress.show)
     settings = {"requests_per_caller": requests, "voice": voice}
-    _publish(report.document("serve", served or name or url, measured, settings), save)
+    publish(report.document("serve", served or name or url, measured, settings), save)
 
 
 def parse_concurrency(text: str) -> list[int]:
@@ -93,11 +94,12 @@ def parse_concurrency(text: str) -> list[int]:
     return levels
 
 
-def _publish(document: Mapping[str, Any], save: Path | None) -> None:
+def publish(document: Mapping[str, Any], save: Path | None) -> None:
+    """Print the result, and save it: in this order, so that no folder costs a measurement."""
     from stentor.bench import report
 
     print(report.headline(document))
     print(report.table(document["rows"]))
-    if save is not None:
-        print(f"saved as {report.save(document, save)}")
     print(json.dumps(document))
+    if save is not None:
+        print(f"saved as {report.save(document, save)}", file=sys.stderr)
