@@ -89,7 +89,8 @@ def _read_first_stream(
 
 def _decoded(container: "av.container.InputContainer") -> Iterator[Array]:
     """Mono pieces in order; damaged packets are skipped while most are sound."""
-    to_float = av.AudioResampler(format="fltp")
+    # Not in planes: of those PyAV finds eight, and reads whatever memory lies behind them for a ninth.
+    to_float = av.AudioResampler(format="flt")
     sound, damaged = 0, 0
     for packet in container.demux(audio=0):
         try:
@@ -101,4 +102,5 @@ def _decoded(container: "av.container.InputContainer") -> Iterator[Array]:
             continue
         sound += 1
         for frame in frames:
-            yield frame.to_ndarray().mean(axis=0, dtype=np.float32)
+            channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+            yield channels.mean(axis=1, dtype=np.float32)

@@ -42,6 +42,16 @@ def test_any_usual_file_becomes_mono_floats_at_the_wanted_rate(format: str) -> N
     assert abs(int(spectrum.argmax()) - 440) <= 1
 
 
+@pytest.mark.parametrize("num_channels", [9, 12, 64])
+def test_many_channels_are_averaged_too(num_channels: int) -> None:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as wav:
+        wav.setparams((num_channels, 2, RATE, 0, "NONE", ""))
+        wav.writeframes(np.arange(num_channels, dtype="<i2").tobytes() * 1000)
+    expected = np.full(1000, (num_channels - 1) / 2 / 32_768, np.float32)
+    np.testing.assert_allclose(read(file.getvalue()), expected, rtol=1e-5)
+
+
 def test_channels_are_averaged() -> None:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
