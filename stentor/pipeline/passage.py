@@ -83,7 +83,9 @@ class Passage:
     def _begin(self) -> AudioStream:
         """Submit the next request; if that is refused, it stays the next."""
         begun = self._submit(self._waiting[0], continues=self.num_submitted > 0)
-        del self._waiting[:1]  # Another thread may have aborted meanwhile: nothing waits then.
+        if not self._waiting:  # Another thread has aborted meanwhile.
+            begun.abort()
+        del self._waiting[:1]
         self.num_submitted += 1
         return begun
 

@@ -146,17 +146,22 @@ def test_an_abort_ends_all_parts() -> None:
     assert len(house.streams) == 2
 
 
-def test_an_abort_while_the_next_part_is_begun_ends_all_parts() -> None:
+@pytest.mark.parametrize("when_heard", [True, False])
+def test_an_abort_while_the_next_part_is_begun_ends_all_parts(when_heard: bool) -> None:
     house = House()
 
     def submit(request: SpeechRequest, *, continues: bool = False) -> AudioStream:
-        if continues:  # As by another thread, at this moment.
+        if continues and house.refusal is None:  # As by another thread, at this moment.
             passage.abort()
         return house.submit(request, continues=continues)
 
     passage = speak(submit, request(), INFO)
     house.say(1)
+    if not when_heard:  # The place for it comes when its turn has come, and not before.
+        house.refusal = OverloadedError("full")
+        next(passage)
     next(passage)
+    house.refusal = None
     with pytest.raises(AbortedError):
         next(passage)
     assert [stream.outcome for stream in house.streams] == [Outcome.DONE, Outcome.ABORTED]
