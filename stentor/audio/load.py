@@ -58,8 +58,10 @@ def _decode_native(data: bytes, max_seconds: float, *, cut: bool = False) -> tup
 def _read_first_stream(
     container: "av.container.InputContainer", max_seconds: float, cut: bool
 ) -> tuple[Array, int]:
-    if not container.streams.audio:
-        raise RequestError("the reference holds no audio stream: send an audio file", param="references")
+    if not container.streams.audio or container.streams.audio[0].codec_context is None:
+        raise RequestError(
+            "the reference holds no audio stream of a known codec: send an audio file", param="references"
+        )
     rate_hz = container.streams.audio[0].rate or 0
     if not _LOWEST_RATE_HZ <= rate_hz <= _HIGHEST_RATE_HZ:
         raise RequestError(

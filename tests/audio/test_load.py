@@ -42,6 +42,13 @@ def test_any_usual_file_becomes_mono_floats_at_the_wanted_rate(format: str) -> N
     assert abs(int(spectrum.argmax()) - 440) <= 1
 
 
+def test_an_unknown_codec_is_refused() -> None:
+    data = bytearray(encode_file(tone(), "wav", RATE))
+    data[20:22] = (0x1234).to_bytes(2, "little")  # the format tag
+    with pytest.raises(RequestError, match="known codec"):
+        read(bytes(data))
+
+
 @pytest.mark.parametrize("num_channels", [9, 12, 64])
 def test_many_channels_are_averaged_too(num_channels: int) -> None:
     file = io.BytesIO()
