@@ -111,6 +111,7 @@ def _cast(work_dir: Path) -> Iterable[Role]:
     rng = np.random.default_rng(81)
     some = ScriptSource(texts, 82, 0.3, 0.12, 0.1)
     varied = ScriptSource(texts, 83, 0.75, 0.25, 0.35)
+    plain = ScriptSource(texts, 85, 0, 0)
 
     def role(speaker: Speaker, kind: str, sentences: int, source: ScriptSource, others: int) -> Role:
         chosen = rng.choice(COMMON, sentences, replace=False).tolist()
@@ -131,7 +132,10 @@ def _cast(work_dir: Path) -> Iterable[Role]:
         if name != DEFAULT:
             flites = not speaker.base.startswith("espeak:")
             kind = "named" if name in NAMED else "continuum"
-            rest.append(role(speaker, kind, 8, some, (12 if name in NAMED else 2) * flites))
+            rest.append(role(speaker, kind, 8, some, 2 * flites))
+            if name in NAMED:
+                # Twenty of flite's and eight of espeak-ng's left two of them hard to understand.
+                rest += [role(speaker, kind, 0, some if flites else plain, 20) for _ in range(4)]
     rest += [role(speaker, "crowd", COMMON_EACH - 2, varied, 2) for speaker in flite[HELD_FLITE:]]
     rest += [role(speaker, "espeak", COMMON_EACH, some, 0) for speaker in espeak[HELD_ESPEAK:]]
     for code, speaker in LANGUAGES.items():
