@@ -62,17 +62,26 @@ def say(
     if options["voice"] is not None and options["reference"] is not None:
         raise RequestError("--voice and --reference are two voices: give one")
     format = _check_files(output, format, save_codes)
+    text = _read_stdin() if text == "-" else text
     from stentor.tts import TTS
 
     options["sample_rate_hz"] = options.pop("sample_rate")
     with Progress() as progress:
         progress.show("loading")
         with TTS(config=config) as tts:
-            text = sys.stdin.read() if text == "-" else text
             speech = tts.speak(
                 text, progress=lambda seconds: progress.show(f"{seconds:.1f} s of speech"), **options
             )
     _write(speech, output, format, save_codes)
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"the text on stdin is not {error.encoding}: convert it ({error.reason})"
+        ) from None
 
 
 def _check_files(output: str, format: str | None, save_codes: Path | None) -> str:

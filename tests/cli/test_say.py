@@ -23,9 +23,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("say") / "checkpoint", eoc_gain=3.0)
 
 
-def say(checkpoint: Path, *arguments: str) -> Result:
+def say(checkpoint: Path, *arguments: str, stdin: bytes = b"") -> Result:
     options = ["--model", str(checkpoint), "--seed", "1", "--max-new-tokens", "20"]
-    return runner.invoke(app, ["say", *arguments, *options])
+    return runner.invoke(app, ["say", *arguments, *options], input=stdin)
 
 
 def test_a_text_becomes_a_file_and_its_codes(checkpoint: Path, tmp_path: Path) -> None:
@@ -44,6 +44,15 @@ def test_a_dash_puts_the_file_on_stdout_and_nothing_else(checkpoint: Path, tmp_p
     with wave.open(io.BytesIO(done.stdout_bytes)) as file:
         assert file.getnframes() > 0
     assert done.stdout_bytes == (tmp_path / "out.wav").read_bytes()
+
+
+def test_a_dash_reads_the_text_from_stdin(checkpoint: Path, tmp_path: Path) -> None:
+    say(checkpoint, "Hello.", "-o", str(tmp_path / "out.wav"))
+    say(checkpoint, "-", "-o", str(tmp_path / "piped.wav"), stdin=b"Hello.")
+    assert (tmp_path / "piped.wav").read_bytes() == (tmp_path / "out.wav").read_bytes()
+    done = say(checkpoint, "-", "-o", str(tmp_path / "no.wav"), stdin=b"Hell\xff.")
+    assert isinstance(done.exception, RequestError)
+    assert "not utf-8" in str(done.exception)
 
 
 def test_a_result_that_cannot_be_written_is_refused_before_the_work(checkpoint: Path, tmp_path: Path) -> None:
