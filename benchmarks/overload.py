@@ -13,7 +13,6 @@ neither audio nor a clear refusal.
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import time
@@ -199,12 +198,8 @@ def main() -> None:
     settings = {"max_requests": places, "settle_s": options.settle, "window_s": options.seconds}
     document = report.document("overload", target.model, [], settings | {"goodput_of_peak": goodput})
     document |= {"rows": rows, "columns": COLUMNS}
-    print(report.headline(document))
-    print(report.table(rows, COLUMNS))
     print(f"goodput is {goodput:.1%} of the peak (median of {options.rounds} rounds)")
-    if options.save is not None:
-        print(f"saved as {report.save(document, options.save)}")
-    print(json.dumps(document))
+    report.publish(document, options.save)
     sys.exit(goodput < WANTED or any(row["errors"] for row in rows))
 
 

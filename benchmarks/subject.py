@@ -124,10 +124,6 @@ def publish(
     """
     document = report.document(benchmark, model, [], settings)
     document["rows"], document["columns"] = list(rows), dict(columns)
-    print(report.headline(document))
-    print(report.table(document["rows"], columns))
-    if save is not None:
-        print(f"saved as {report.save(document, save)}")
-    print(json.dumps(document))
+    report.publish(document, save)
     if failed := sum(row.get("errors") or 0 for row in rows):
         raise SystemExit(f"{failed} requests failed: the figures are of the others")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -85,6 +86,19 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None =
     widths = [max(len(line[i]) for line in [list(shown), *cells]) for i in range(len(shown))]
     lines = [_line(shown, widths), "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"]
     return "\n".join(lines + [_line(line, widths) for line in cells])
+
+
+def publish(result: Mapping[str, Any], path: Path | None) -> None:
+    """Show the result (its `columns`, if it names them), and save it where wanted.
+
+    In this order, so that no folder costs a measurement: JSON is the last line of stdout, and where it was
+    saved is told on stderr. Raises ConfigError as `save` does.
+    """
+    print(headline(result))
+    print(table(result["rows"], result.get("columns")))
+    print(json.dumps(result))
+    if path is not None:
+        print(f"saved as {save(result, path)}", file=sys.stderr)
 
 
 def save(result: Mapping[str, Any], path: Path) -> Path:

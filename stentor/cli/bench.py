@@ -1,11 +1,8 @@
 """`stentor bench engine` and `bench serve`: a table for people, and one JSON line, last, for machines."""
 
 import contextlib
-import json
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,7 +44,7 @@ def engine(
     document = report.document("engine", result.info.name, result.levels, settings)
     if result.plain is not None:
         report.add_comparison(document, result.plain)
-    publish(document, save)
+    report.publish(document, save)
 
 
 @app.command("serve")
@@ -80,7 +77,7 @@ def serve(
         target = Target(url, served, voice, sample_rate_hz)
         measured = measure_levels(target, levels, requests, progress.show)
     settings = {"requests_per_caller": requests, "voice": voice}
-    publish(report.document("serve", served or name or url, measured, settings), save)
+    report.publish(report.document("serve", served or name or url, measured, settings), save)
 
 
 def parse_concurrency(text: str) -> list[int]:
@@ -92,14 +89,3 @@ def parse_concurrency(text: str) -> list[int]:
     if not levels or min(levels) < 1:
         raise ConfigError(f"--concurrency is {text!r}, but must be whole numbers from 1, such as 1,2,4")
     return levels
-
-
-def publish(document: Mapping[str, Any], save: Path | None) -> None:
-    """Print the result, and save it: in this order, so that no folder costs a measurement."""
-    from stentor.bench import report
-
-    print(report.headline(document))
-    print(report.table(document["rows"]))
-    print(json.dumps(document))
-    if save is not None:
-        print(f"saved as {report.save(document, save)}", file=sys.stderr)

@@ -54,3 +54,12 @@ def test_a_folder_that_is_not_there_is_made(result: dict[str, Any], tmp_path: Pa
 
 def test_the_document_names_everything_its_figures_depend_on(result: dict[str, Any]) -> None:
     assert {"date", "model", "stentor", "commit", "machine", "versions", "settings", "rows"} <= set(result)
+
+
+def test_a_result_that_cannot_be_saved_is_printed_all_the_same(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot save"):
+        report.publish(result, tmp_path / "file" / "result.json")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["benchmark"] == "engine"
