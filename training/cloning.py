@@ -30,7 +30,7 @@ _THREADS = 8
 
 def fingerprint(waveform: np.ndarray) -> np.ndarray:
     """Mean log-mel spectrum of the voiced frames, less its level, and mean log-pitch."""
-    mel, pitch_hz, _ = frame_features(pad_to_frames(torch.from_numpy(np.ascontiguousarray(waveform))))
+    mel, pitch_hz, _ = frame_features(pad_to_frames(waveform))
     voiced = (pitch_hz > 0).all(1)
     if not bool(voiced.any()):
         return np.zeros(MEL_BANDS + 1)

@@ -123,7 +123,7 @@ class Studio:
 def to_codec_rate(samples: np.ndarray) -> torch.Tensor:
     """int16 samples at 16 kHz as float samples at 24 kHz, padded to whole frames."""
     waveform = soxr.resample(samples.astype(np.float32) / 32768.0, SOURCE_RATE_HZ, SAMPLE_RATE_HZ)
-    return pad_to_frames(torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)))
+    return pad_to_frames(waveform)
 
 
 def phoneme_labels(utterance: Utterance, frames: int) -> np.ndarray:

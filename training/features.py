@@ -48,9 +48,10 @@ def between_bands(values: torch.Tensor, bins: int) -> torch.Tensor:
     return values[..., right - 1] * (1 - weight) + values[..., right] * weight
 
 
-def pad_to_frames(waveform: torch.Tensor) -> torch.Tensor:
-    """Right-pads [n] samples with zeros to a whole number of 960-sample frames."""
-    return torch.nn.functional.pad(waveform, (0, -len(waveform) % FRAME))
+def pad_to_frames(waveform: np.ndarray) -> torch.Tensor:
+    """[n] samples in float32, right-padded with zeros to a whole number of 960-sample frames."""
+    samples = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+    return torch.nn.functional.pad(samples, (0, -len(samples) % FRAME))
 
 
 def log_mel_patches(waveform: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ def score_language(tts: TTS, studio: Studio, language: str, count: int) -> dict[
                                enumerate(tests)))  # fmt: skip
     right, ceiling, ratios = [], [], []
     for (text, changed), waveform in zip(tests, spoken, strict=True):
-        truth, model = said(text), pad_to_frames(torch.from_numpy(waveform.copy()))
+        truth, model = said(text), pad_to_frames(waveform)
         ratios.append(len(model) / len(truth))
         views = [_view(model), _view(said(text, slower))]
         own = [warped_distance(view, _view(truth)) for view in views]

@@ -28,7 +28,7 @@ from training.cloning import (
 )
 from training.data import Studio
 from training.features import frame_features, pad_to_frames, pitch_track
-from training.quantizer import Quantizer
+from training.quantizer import Offset, Quantizer
 from training.recognition import Recogniser, closed_grammar
 from training.speakers import NAMED
 
@@ -40,21 +40,17 @@ def coded(waveform: np.ndarray, config: Config) -> np.ndarray:
 
 def pitch_kept(sources: list[np.ndarray], passed: list[np.ndarray]) -> tuple[float, float]:
     """Median distance of pitch in semitones where both are voiced; percentage of hops voiced alike."""
-    tracks = [
-        [pitch_track(pad_to_frames(torch.from_numpy(np.ascontiguousarray(w)))) for w in pair]
-        for pair in zip(sources, passed, strict=True)
-    ]
+    tracks = [[pitch_track(pad_to_frames(w)) for w in pair] for pair in zip(sources, passed, strict=True)]
     before, after = (torch.cat([pair[i][: min(map(len, pair))] for pair in tracks]) for i in (0, 1))
     both = (before > 0) & (after > 0)
     distance = 12 * (after[both] / before[both]).log2().abs().median()
     return float(distance), 100 * float(((before > 0) == (after > 0)).float().mean())
 
 
-def exact_codes(work_dir: Path, voice: str, waveform: np.ndarray) -> np.ndarray:
-    """The codes [T, 8] that an encoder without error would give."""
-    quantizer = Quantizer.load(work_dir / "quantizer.pt")
-    features = frame_features(pad_to_frames(torch.from_numpy(np.ascontiguousarray(waveform))))
-    return quantizer.encode(quantizer.latents(*features, speaker_offset(work_dir, voice))).numpy()
+def exact_codes(quantizer: Quantizer, offset: Offset, waveform: np.ndarray) -> np.ndarray:
+    """The codes [T, 8] that an encoder without error would give of a speaker who differs by `offset`."""
+    features = frame_features(pad_to_frames(waveform))
+    return quantizer.encode(quantizer.latents(*features, offset)).numpy()
 
 
 def score_voice(
@@ -75,7 +71,8 @@ def score_voice(
         "source_words": words_right(recogniser, sources, said),
     }  # fmt: skip
     if work_dir is not None:
-        exact = [decode_codes(exact_codes(work_dir, voice, w), config).waveform for w in sources]
+        quantizer, offset = Quantizer.load(work_dir / "quantizer.pt"), speaker_offset(work_dir, voice)
+        exact = [decode_codes(exact_codes(quantizer, offset, w), config).waveform for w in sources]
         row["exact_words"] = words_right(recogniser, exact, said)
     return row | {"codec_words": words_right(recogniser, passed, said)}
 

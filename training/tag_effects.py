@@ -30,7 +30,7 @@ class Sound:
 
 def measure(waveform: np.ndarray) -> Sound:
     """Measures a waveform at 24 kHz, silence at both ends left out."""
-    samples = pad_to_frames(torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)))
+    samples = pad_to_frames(waveform)
     power = samples.reshape(-1, HOP).square().mean(1).numpy()
     level = 10 * np.log10(power + 1e-10)
     loud = np.flatnonzero(level > level.max() + _QUIET_DB)
