@@ -129,14 +129,20 @@ def test_what_was_warmed_up_is_not_captured_again(monkeypatch: pytest.MonkeyPatc
     assert engine._runner.warm_up() == graphs
 
 
-@pytest.mark.parametrize("room", [1, 3])
-def test_a_batch_for_which_no_graph_has_memory_moves_each_row_once(
-    room: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def graphed(monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, dict[str, np.ndarray]]:
+    """An engine with graphs, and the rows that one without them draws."""
     model = make_lm(SMALL)
     expected = rows_of(make_engine(monkeypatch, model, overlap="off"))
     engine = make_engine(monkeypatch, model, overlap="off")
     use_graphs(engine)
+    return engine, expected
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_batch_for_which_no_graph_has_memory_moves_each_row_once(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, expected = graphed(monkeypatch)
     graphs, step = engine._runner._graphs, engine._runner._step
 
     def captured(size: int, *how: Any) -> torch.Tensor:
@@ -159,10 +165,7 @@ def test_a_batch_for_which_no_graph_has_memory_moves_each_row_once(
 def test_prompts_for_which_no_graph_has_memory_are_computed_without(
     room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_lm(SMALL)
-    expected = rows_of(make_engine(monkeypatch, model, overlap="off"))
-    engine = make_engine(monkeypatch, model, overlap="off")
-    use_graphs(engine)
+    engine, expected = graphed(monkeypatch)
     prefill, sizes = engine._runner._prefill, []
 
     class Full:

@@ -1,7 +1,7 @@
 """The engine draws what an uncached model would draw, for every sequence, whatever happens around it."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import cycle, product
 from typing import Any
@@ -316,6 +316,16 @@ def test_random_adds_and_aborts_lose_no_block_and_forget_nobody(seed: int, overl
     assert rig.engine._blocks.num_available == rig.engine._blocks.num_blocks - 1
 
 
+def failed(engine: Engine, sequences: Iterable[Sequence]) -> set[str]:
+    """Runs all to their ends; whose was an error."""
+    for sequence in sequences:
+        engine.add(sequence)
+    found: set[str] = set()
+    while engine.has_work():
+        found |= {output.sequence.id for output in engine.step() if output.error}
+    return found
+
+
 def test_a_prompt_without_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_lm(SMALL)
     names = ["a", "huge", "b", "vast", "c"]
@@ -381,12 +391,7 @@ def test_only_a_sequence_that_has_no_memory_alone_fails(
         decode(start, end, *how)
 
     monkeypatch.setattr(engine._runner, "decode", cramped)
-    for sequence in sequences.values():
-        engine.add(sequence)
-    failed = {}
-    while engine.has_work():
-        failed |= {output.sequence.id: output.error for output in engine.step() if output.error}
-    assert failed.keys() == {starving.id}
+    assert failed(engine, sequences.values()) == {starving.id}
     assert engine.stats()["kv_blocks_used"] == 0
     for name, sequence in sequences.items():
         if sequence is not starving:
@@ -425,12 +430,7 @@ def test_memory_that_the_host_refuses_is_missed_by_one_request_only(
 
     monkeypatch.setattr(engine._runner, "_prefill", crowded)
     monkeypatch.setattr(engine._runner, "_step", cramped)
-    for sequence in sequences.values():
-        engine.add(sequence)
-    errors = {}
-    while engine.has_work():
-        errors |= {output.sequence.id: output.error for output in engine.step() if output.error}
-    assert errors.keys() == {"huge"}
+    assert failed(engine, sequences.values()) == {"huge"}
     for name in "abc":
         assert np.array_equal(sequences[name].rows[:12], alone[name].rows)
 
