@@ -26,8 +26,9 @@ from benchmarks import (
 )
 from stentor.engine.sequence import Output
 from stentor.models import registry
+from stentor.models.higgs_audio.tokens import TokenizerFile
 from stentor.models.higgs_audio_v3.config import V3Config
-from stentor.models.higgs_audio_v3.tokenizer import TokenizerFile, V3Tokenizer
+from stentor.models.higgs_audio_v3.tokenizer import V3Tokenizer
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,13 +1,15 @@
-"""What the `config.json` and `generation_config.json` of a checkpoint say, with their quirks resolved."""
+"""What the `config.json` of a checkpoint says, with its quirks resolved."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from stentor.errors import RequestError
 from stentor.models.fields import Fields
+from stentor.models.higgs_audio.generation import read_generation
 from stentor.request import SamplingParams
 
 MODEL_TYPE = "higgs_multimodal_qwen3"
+# What a checkpoint's `generation_config.json` need not say: no cut, no penalty.
+SAMPLING = SamplingParams(1.0, 1.0, 0, None, 2048, 1.0)
 
 # Qwen3's base; the checkpoint's own field is null, and the usual fallback of 10,000 is wrong.
 _ROPE_THETA = 1_000_000.0
@@ -86,33 +88,13 @@ class V3Config:
         return config
 
 
-def read_sampling_defaults(folder: Path) -> SamplingParams:
-    """The checkpoint's own defaults: `generation_config.json`, and for what it leaves out the format's.
-
-    Those are temperature 1, no cut by top-p or top-k, 2048 rows, no penalty; `do_sample` false means greedy.
-
-    Raises:
-        CheckpointError: the file is damaged, or a value is out of range.
-    """
-    path = folder / "generation_config.json"
-    fields = Fields.read(path) if path.exists() else Fields(path, {})
-    temperature = fields.get("temperature", float, 1.0) if fields.get("do_sample", bool, True) else 0.0
-    top_p, top_k = fields.get("top_p", float, 1.0), fields.get("top_k", int, 0)
-    rows, penalty = fields.get("max_new_tokens", int, 2048), fields.get("repetition_penalty", float, 1.0)
-    try:
-        return SamplingParams(temperature, top_p, top_k, None, rows, penalty)
-    except RequestError as error:
-        raise fields.error(error.message) from None
-
-
 def read_max_prompt_chars(folder: Path) -> int | None:
     """`max_prompt_chars` of `generation_config.json`, a key of ours (see `ModelInfo`); None without it.
 
     Raises:
         CheckpointError: the file is damaged, or the value is no positive number.
     """
-    path = folder / "generation_config.json"
-    fields = Fields.read(path) if path.exists() else Fields(path, {})
+    fields = read_generation(folder)
     chars = fields.get("max_prompt_chars", int, 0)
     if chars < 0:
         raise fields.error(f"max_prompt_chars is {chars}: it must be positive")

@@ -8,47 +8,13 @@ The layouts, with R for the delayed rows of the reference:
 """
 
 import logging
-import math
-import secrets
-from dataclasses import dataclass
 
-import msgspec
-import numpy as np
-
-from stentor.errors import RequestError, TooLargeError
-from stentor.models.higgs_audio_codec.config import CodecConfig
+from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio_v3.tokenizer import V3Tokenizer
-from stentor.request import Array, Prompt, Reference, SamplingParams, SpeechRequest
-from stentor.text.length import longest_plausible_s
+from stentor.request import Array, Prompt, SpeechRequest
 from stentor.text.tags import check_tags
 
-# Fresh seeds are short enough to be copied by hand.
-_SEED_BITS = 31
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the preprocessor must know of the model and of the settings.
-
-    `context_limit` counts positions, `sampling` are the checkpoint's defaults. `can_grow`: does the model
-    take more positions than the setting lets it.
-    """
-
-    codec: CodecConfig
-    context_limit: int
-    max_reference_s: float
-    sampling: SamplingParams
-    can_grow: bool = False
-
-    def rows(self, num_frames: int) -> int:
-        """Positions that so many frames take under the delay pattern."""
-        return num_frames + self.codec.num_codebooks - 1
-
-    def frames(self, seconds: float) -> float:
-        """Frames in so much time."""
-        return seconds * self.codec.sample_rate_hz / self.codec.samples_per_frame
 
 
 class V3Preprocessor:
@@ -62,39 +28,13 @@ class V3Preprocessor:
 
     def prepare(self, request: SpeechRequest, waveform: Array | None) -> Prompt:
         """See `Preprocessor.prepare`; the waveform is lengthened by silence as its encoding wants."""
+        reference, tags = request.reference, self._tokenizer.structure.control_tags
         if request.check_tags:
-            check_tags(request.text, self._tokenizer.control_tags)
-        codes, num_frames = None, 0
-        if request.reference is not None:
-            self._check_reference(request.reference, request.check_tags)
-            if request.reference.codes is not None:
-                codes = self._read_codes(request.reference.codes)
-                num_frames = len(codes)
-            elif waveform is not None:
-                waveform = self._lengthen(waveform)
-                num_frames = len(waveform) // self._limits.codec.samples_per_frame
-        token_ids, reference_start = self._layout(request)
-        reference_rows = self._limits.rows(num_frames) if num_frames else 0
-        return Prompt(
-            request=request,
-            token_ids=np.array(token_ids, dtype=np.int32),
-            sampling=self._resolve(request.sampling, len(token_ids) + reference_rows),
-            max_rows=self._guard_rows(request.text) if request.runaway_guard else None,
-            reference_start=reference_start,
-            reference_waveform=waveform,
-            reference_codes=codes,
-        )
-
-    def _check_reference(self, reference: Reference, check: bool) -> None:
-        if reference.audio is not None and reference.codes is not None:
-            raise RequestError("the reference has both audio and codes: give one of them", param="references")
-        if reference.audio is None and reference.codes is None:
-            problem = "a transcript, but neither audio nor codes" if reference.text else "no audio"
-            raise RequestError(f"the reference has {problem}: give its recording", param="references")
-        if not isinstance(reference.text, str | None):
-            raise RequestError("the reference's transcript must be a string", param="references")
-        if reference.text and check:
-            check_tags(reference.text, self._tokenizer.control_tags, param="references")
+            check_tags(request.text, tags)
+        sound = self._limits.sound(reference, waveform)
+        if request.check_tags and reference is not None and reference.text:
+            check_tags(reference.text, tags, param="references")
+        return self._limits.prompt(request, *self._layout(request), sound)
 
     def _layout(self, request: SpeechRequest) -> tuple[list[int], int]:
         """The prompt's ids, and where among them the rows of the reference belong (0: there are none)."""
@@ -109,70 +49,3 @@ class V3Preprocessor:
             reference_start = len(ids)
         ids += [structure.text, *encode(request.text), structure.audio]
         return ids, reference_start
-
-    def _resolve(self, sampling: SamplingParams, prompt_positions: int) -> SamplingParams:
-        """Fill in the defaults; a default number of rows is cut to what the context leaves."""
-        given = {name: value for name, value in msgspec.structs.asdict(sampling).items() if value is not None}
-        filled = msgspec.structs.replace(self._limits.sampling, **given)
-        if filled.seed is None:
-            filled = msgspec.structs.replace(filled, seed=secrets.randbits(_SEED_BITS))
-        limit = self._limits.context_limit
-        room = limit - prompt_positions
-        if room < self._limits.rows(1):
-            further = ", or raise --max-context" if self._limits.can_grow else ""
-            raise TooLargeError(
-                f"the text and its reference take {prompt_positions} positions of a context of {limit}, "
-                f"which leaves no room for speech: shorten the text or the reference{further}",
-                param="input",
-            )
-        rows = filled.max_new_tokens
-        assert rows is not None, "the checkpoint's defaults have no None but the seed"
-        if rows <= room:
-            return filled
-        if sampling.max_new_tokens is not None:
-            raise TooLargeError(
-                f"max_new_tokens is {rows}, but the text and its reference take {prompt_positions} "
-                f"positions of a context of {limit}: at most {room} are left; lower it, leave it out, "
-                "or shorten the text",
-                param="max_new_tokens",
-            )
-        return msgspec.structs.replace(filled, max_new_tokens=room)
-
-    def _guard_rows(self, text: str) -> int:
-        return self._limits.rows(math.ceil(self._limits.frames(longest_plausible_s(text))))
-
-    def _lengthen(self, waveform: Array) -> Array:
-        """Done here, so that the rows of the reference are known before it is encoded."""
-        missing = self._limits.codec.padded_length(len(waveform)) - len(waveform)
-        return np.pad(waveform, (0, missing)).astype(np.float32, copy=False)
-
-    def _read_codes(self, given: Array) -> Array:
-        """The codes as uint16 [num_frames, num_codebooks], if that is what they are."""
-        codec = self._limits.codec
-        wanted = f"[num_frames, {codec.num_codebooks}]"
-        try:
-            codes = np.asarray(given)
-        except ValueError:
-            raise _code_error(f"not a matrix {wanted}: its rows differ in length") from None
-        if codes.ndim != 2 or codes.shape[1] != codec.num_codebooks or len(codes) == 0:
-            raise _code_error(f"of shape {list(codes.shape)}, but must be {wanted} with at least one frame")
-        if codes.dtype.kind not in "iu":
-            raise _code_error(f"of type {codes.dtype}, but must be whole numbers")
-        low, high = int(codes.min()), int(codes.max())
-        if low < 0 or high >= codec.codebook_size:
-            last = codec.codebook_size - 1
-            raise _code_error(
-                f"from {low} to {high}, but must be from 0 to {last}, without the delay pattern"
-            )
-        longest_s = self._limits.max_reference_s
-        if len(codes) > self._limits.frames(longest_s):
-            raise TooLargeError(
-                f"the reference codes last {len(codes) / self._limits.frames(1):.1f} s: send at most "
-                f"{longest_s:g} s, or raise --max-seconds",
-                param="reference_codes",
-            )
-        return codes.astype(np.uint16)
-
-
-def _code_error(problem: str) -> RequestError:
-    return RequestError(f"the reference codes are {problem}", param="reference_codes")

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING
 from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
+from stentor.models.higgs_audio import building
+from stentor.models.higgs_audio.building import arithmetic
+from stentor.models.higgs_audio.generation import read_sampling_defaults
+from stentor.models.higgs_audio.limits import Limits
+from stentor.models.higgs_audio.tokens import TokenizerFile
 from stentor.models.higgs_audio_codec.config import CodecConfig
-from stentor.models.higgs_audio_codec.inventory import expected_shapes
 from stentor.models.higgs_audio_v3.checkpoint import (
     CODEC_PREFIX,
     all_shapes,
@@ -20,9 +24,9 @@ from stentor.models.higgs_audio_v3.checkpoint import (
     open_weights,
     read_codec_config,
 )
-from stentor.models.higgs_audio_v3.config import V3Config, read_max_prompt_chars, read_sampling_defaults
-from stentor.models.higgs_audio_v3.preprocessor import Limits, V3Preprocessor
-from stentor.models.higgs_audio_v3.tokenizer import TokenizerFile, V3Tokenizer
+from stentor.models.higgs_audio_v3.config import SAMPLING, V3Config, read_max_prompt_chars
+from stentor.models.higgs_audio_v3.preprocessor import V3Preprocessor
+from stentor.models.higgs_audio_v3.tokenizer import Structure, V3Tokenizer
 from stentor.models.weights import DummyWeights, Weights
 from stentor.request import ModelInfo, Prompt
 from stentor.stages.base import Stage, StageSpec
@@ -31,7 +35,9 @@ from stentor.stages.preprocess import PreprocessStage
 if TYPE_CHECKING:
     import torch
 
+    from stentor.layers.kernels import Kernels
     from stentor.models.higgs_audio_codec.weights import CodecWeights
+    from stentor.models.higgs_audio_v3.lm import HiggsLM
 
 
 class HiggsAudioV3:
@@ -48,9 +54,9 @@ class HiggsAudioV3:
             samples_per_frame=codec.samples_per_frame,
             num_codebooks=config.num_codebooks,
             codebook_size=config.num_codes,
-            control_tags=tuple(TokenizerFile(checkpoint).control_tags),
+            control_tags=tuple(Structure.of(TokenizerFile(checkpoint)).control_tags),
             context_limit=config.max_positions,
-            sampling=read_sampling_defaults(checkpoint),
+            sampling=read_sampling_defaults(checkpoint, SAMPLING),
             codec=codec_identity(checkpoint),
             max_prompt_chars=read_max_prompt_chars(checkpoint),
         )
@@ -60,14 +66,13 @@ class HiggsAudioV3:
         self.describe(checkpoint)
         if config.model.load_format != "dummy":
             self.check(checkpoint)
-        options = {"checkpoint": checkpoint, "config": config}
-        sound = "engine" if _shares_process(config) else "vocoder"
-        return [
-            StageSpec("preprocess", build_preprocess, options, group="frontend"),
-            StageSpec("encode", build_encode, options, group="frontend"),
-            StageSpec("generate", build_generate, options, group="engine"),
-            StageSpec("vocode", build_vocode, options, group=sound),
-        ]
+        builders = {
+            "preprocess": build_preprocess,
+            "encode": build_encode,
+            "generate": build_generate,
+            "vocode": build_vocode,
+        }
+        return building.chain(builders, checkpoint, config)
 
     def check(self, checkpoint: Path) -> str:
         """See `SpeechModel.check`."""
@@ -80,7 +85,7 @@ class HiggsAudioV3:
         """See `SpeechModel.plain_loop`."""
         from stentor.models.higgs_audio_v3.baseline import PlainLoop
 
-        device, dtype = _arithmetic(config)
+        device, dtype = arithmetic(config)
         return PlainLoop(V3Config.read(checkpoint), _weights(checkpoint, config, dtype), dtype, device)
 
 
@@ -92,7 +97,7 @@ def build_preprocess(checkpoint: Path, config: Config) -> Stage:
         codec=codec,
         context_limit=min(config.engine.max_context, model.max_positions),
         max_reference_s=config.reference.max_seconds,
-        sampling=read_sampling_defaults(checkpoint),
+        sampling=read_sampling_defaults(checkpoint, SAMPLING),
         can_grow=config.engine.max_context < model.max_positions,
     )
     tokenizer = V3Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size)
@@ -102,99 +107,37 @@ def build_preprocess(checkpoint: Path, config: Config) -> Stage:
 
 def build_encode(checkpoint: Path, config: Config) -> Stage:
     """The stage that encodes references; the encoder is loaded when the first one comes."""
-    from stentor.models.higgs_audio_codec.encoder import CodecEncoder
-    from stentor.stages.encode import EncodeStage
-
-    def make_encoder() -> CodecEncoder:
-        device, _ = _arithmetic(config)
-        read, codec = _codec(checkpoint, config)
-        return CodecEncoder(read, codec, device)
-
-    geometry = read_codec_config(checkpoint, V3Config.read(checkpoint))
-    cache_bytes, rate_hz = config.reference.cache_bytes, geometry.sample_rate_hz
-    return EncodeStage(make_encoder, cache_bytes, rate_hz, geometry.padded_length)
+    codec = _codec_config(checkpoint)
+    return building.encode_stage(lambda: _codec_weights(checkpoint, config), codec, config)
 
 
 def build_generate(checkpoint: Path, config: Config) -> Stage:
     """The stage that runs the language model."""
-    from stentor.engine.compilations import keep_in
 
-    keep_in(config.model.cache_folder)
-    from stentor.engine.engine import Engine
-    from stentor.layers.kernels import choose_kernels
-    from stentor.layers.quantization import choose_scheme
-    from stentor.models.higgs_audio_v3.lm import HiggsLM
-    from stentor.stages.generate import GenerateStage
+    def make_model(dtype: "torch.dtype", device: "torch.device", kernels: "Kernels") -> "HiggsLM":
+        from stentor.models.higgs_audio_v3.lm import HiggsLM
 
-    device, dtype = _arithmetic(config)
-    weights = _weights(checkpoint, config, dtype)
-    engine = config.engine
-    scheme = choose_scheme(engine.quantization, device, dtype)
-    kernels = choose_kernels(engine.kernels, device, scheme, engine.own_product_rows)
-    model = HiggsLM(V3Config.read(checkpoint), weights.tensor, dtype, device, kernels)
-    reserved_bytes = _vocoder_bytes(checkpoint, config, device) if device.type == "cuda" else 0
-    return GenerateStage(Engine(model, config.engine, reserved_bytes), model.shape)
+        read = _weights(checkpoint, config, dtype).tensor
+        return HiggsLM(V3Config.read(checkpoint), read, dtype, device, kernels)
+
+    return building.generate_stage(make_model, _codec_config(checkpoint), config)
 
 
 def build_vocode(checkpoint: Path, config: Config) -> Stage:
     """The stage that turns codes into sound."""
-    from stentor.engine.compilations import keep_in
-
-    keep_in(config.model.cache_folder)
-    from stentor.layers.kernels import choose_kernels
-    from stentor.models.higgs_audio_codec.vocoder import CodecVocoder, make_decoder
-    from stentor.stages.vocode import VocodeStage
-
-    device, _ = _arithmetic(config)
-    read, codec = _codec(checkpoint, config)
-    kernels = choose_kernels(config.engine.kernels, device)
-    decoder = make_decoder(read, codec, device, _vocoder_dtype(config, device), kernels)
-    most_frames, graphs = config.vocoder.max_batch_frames, config.engine.cuda_graphs
-    return VocodeStage(CodecVocoder(decoder, codec, device, most_frames, graphs=graphs), config.vocoder)
+    return building.vocode_stage(_codec_weights(checkpoint, config), config)
 
 
-def _shares_process(config: Config) -> bool:
-    """Does the vocoder run in the engine's process: on a GPU, which two processes would use in turns."""
-    if config.vocoder.beside_engine != "auto":
-        return config.vocoder.beside_engine == "on"
-    device = config.model.device
-    # What torch would say, without loading it here.
-    return device.startswith("cuda") or (device == "auto" and Path("/proc/driver/nvidia/version").exists())
+def _codec_config(checkpoint: Path) -> CodecConfig:
+    return read_codec_config(checkpoint, V3Config.read(checkpoint))
 
 
-def _vocoder_dtype(config: Config, device: "torch.device") -> str:
-    if config.vocoder.dtype != "auto":
-        return config.vocoder.dtype
-    return "tfloat32" if device.type == "cuda" else "float32"
-
-
-def _vocoder_bytes(checkpoint: Path, config: Config, device: "torch.device") -> int:
-    """What the vocoder takes of a GPU: its weights, and its largest round, padded."""
-    codec = read_codec_config(checkpoint, V3Config.read(checkpoint))
-    shapes, _ = expected_shapes(codec, frozenset())
-    numbers = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("acoustic_decoder"))
-    dtype = _vocoder_dtype(config, device)
-    number_bytes = 2 if dtype in ("bfloat16", "float16") else 4
-    # The weights of exact float32 are kept in two parts.
-    weight_bytes = 8 if dtype == "float32" else number_bytes
-    frames = max(config.vocoder.max_batch_frames, 2 * codec.context_frames)
-    return numbers * weight_bytes + codec.decoding_bytes(frames, number_bytes)
-
-
-def _arithmetic(config: Config) -> "tuple[torch.device, torch.dtype]":
-    from stentor.layers.device import resolve_device, resolve_dtype
-
-    device = resolve_device(config.model.device)
-    return device, resolve_dtype(config.model.dtype, device)
-
-
-def _codec(checkpoint: Path, config: Config) -> "tuple[CodecWeights, CodecConfig]":
+def _codec_weights(checkpoint: Path, config: Config) -> "CodecWeights":
     import torch
 
     from stentor.models.higgs_audio_codec.weights import CodecWeights
 
-    codec = read_codec_config(checkpoint, V3Config.read(checkpoint))
-    return CodecWeights(_weights(checkpoint, config, torch.float32), codec, CODEC_PREFIX), codec
+    return CodecWeights(_weights(checkpoint, config, torch.float32), _codec_config(checkpoint), CODEC_PREFIX)
 
 
 def _weights(checkpoint: Path, config: Config, dtype: "torch.dtype") -> Weights:
@@ -204,5 +147,5 @@ def _weights(checkpoint: Path, config: Config, dtype: "torch.dtype") -> Weights:
     if config.model.load_format != "dummy":
         return open_weights(checkpoint, model, codec)
     wanted, _ = all_shapes(model, codec)
-    device, _ = _arithmetic(config)
+    device, _ = arithmetic(config)
     return DummyWeights(wanted, dtype, device)

@@ -54,23 +54,6 @@ def test_a_checkpoint_has_the_name_that_users_gave_it(tmp_path: Path) -> None:
     assert name_of(tmp_path / "here") == "here"
 
 
-@pytest.mark.parametrize(
-    ("device", "beside", "group"),
-    [
-        ("cpu", "auto", "vocoder"),
-        ("cuda:0", "auto", "engine"),
-        ("cuda", "off", "vocoder"),
-        ("cpu", "on", "engine"),
-    ],
-)
-def test_on_a_gpu_the_vocoder_shares_the_process_of_the_engine(
-    device: str, beside: str, group: str, tmp_path: Path
-) -> None:
-    config = override(CPU, {"model": {"device": device}, "vocoder": {"beside_engine": beside}})
-    vocode = MODEL.stages(make_checkpoint(tmp_path), config)[-1]
-    assert (vocode.name, vocode.group) == ("vocode", group)
-
-
 def test_four_stages_are_declared_and_can_travel_to_another_process(tmp_path: Path) -> None:
     specs = MODEL.stages(make_checkpoint(tmp_path), CPU)
     assert [(spec.name, spec.group) for spec in specs] == [

@@ -1,7 +1,6 @@
 """Laws of the tokenizer: the file's own ids for ordinary text, single ids for tags, no structure."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from stentor.errors import CheckpointError
-from stentor.models.higgs_audio_v3.tokenizer import TokenizerFile, V3Tokenizer
+from stentor.models.higgs_audio.tokens import TokenizerFile
+from stentor.models.higgs_audio_v3.tokenizer import V3Tokenizer
 from tests.checkpoints import CONTROL_TAGS, SPECIAL_TOKENS, Recipe, tokenizer_json
 
 STRUCTURE = [token for token in SPECIAL_TOKENS if token not in CONTROL_TAGS]
@@ -91,7 +91,7 @@ def test_each_tag_is_a_single_id(pair: tuple[V3Tokenizer, Tokenizer], tag: str) 
 
 def test_the_43_control_tags_are_found_in_the_order_of_their_ids(pair: tuple[V3Tokenizer, Tokenizer]) -> None:
     ours, _ = pair
-    assert list(ours.control_tags) == CONTROL_TAGS
+    assert list(ours.structure.control_tags) == CONTROL_TAGS
     assert len(CONTROL_TAGS) == 43
 
 
@@ -100,13 +100,13 @@ def test_tokens_are_found_by_name_wherever_their_ids_are(tmp_path: Path) -> None
     assert ours.structure.tts == files.token_to_id("<|tts|>")
     assert ours.structure.ref_text == files.token_to_id("<|ref_text|>")
     assert ours.encode("<|sfx:cough|>") == [files.token_to_id("<|sfx:cough|>")]
-    assert set(ours.control_tags) == set(CONTROL_TAGS)
+    assert set(ours.structure.control_tags) == set(CONTROL_TAGS)
 
 
 @pytest.mark.parametrize("token", ["<|tts|>", "<|text|>", "<|audio|>", "<|ref_audio|>"])
 def test_a_missing_structural_token_is_named(tmp_path: Path, token: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        write(tmp_path, tokenizer_json(Recipe(drop_tokens=(token,))))
+        V3Tokenizer(write(tmp_path, tokenizer_json(Recipe(drop_tokens=(token,)))), 10_000)
     assert token in caught.value.message
 
 
@@ -114,59 +114,5 @@ def test_a_checkpoint_may_lack_transcripts_and_tags(tmp_path: Path) -> None:
     recipe = Recipe(drop_tokens=("<|ref_text|>", *CONTROL_TAGS))
     ours = V3Tokenizer(write(tmp_path, tokenizer_json(recipe)), recipe.text_vocab)
     assert ours.structure.ref_text is None
-    assert ours.control_tags == {}
+    assert ours.structure.control_tags == {}
     assert len(ours.encode("<|sfx:cough|>")) > 1
-
-
-def test_tokens_that_are_also_in_the_models_vocabulary_inject_nothing(tmp_path: Path) -> None:
-    content = tokenizer_json(Recipe())
-    content["model"]["vocab"] |= {entry["content"]: entry["id"] for entry in content["added_tokens"]}
-    content["model"]["ignore_merges"] = True
-    ours = V3Tokenizer(write(tmp_path, content), 10_000)
-    assert not set(TokenizerFile(tmp_path).ids.values()) & set(ours.encode("<|audio|><|tts|> <tool_call>"))
-
-
-def test_spaces_that_a_tag_swallows_by_its_own_flags_are_swallowed(tmp_path: Path) -> None:
-    content = tokenizer_json(Recipe())
-    for entry in content["added_tokens"]:
-        entry["lstrip"] = entry["rstrip"] = entry["content"] == "<|sfx:cough|>"
-    recipe = Recipe()
-    ours = V3Tokenizer(write(tmp_path, content), recipe.text_vocab)
-    files = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    for text in ["a <|sfx:cough|> b", "  <|sfx:cough|>  ", "a <|prosody:pause|> b"]:
-        assert ours.encode(text) == files.encode(text, add_special_tokens=False).ids
-
-
-def test_ids_beyond_the_embedding_are_refused(tmp_path: Path) -> None:
-    file = write(tmp_path, tokenizer_json(Recipe()))
-    with pytest.raises(CheckpointError, match="beyond the text vocabulary of 300"):
-        V3Tokenizer(file, 300)
-
-
-def drop_vocabulary(content: dict[str, Any]) -> None:
-    content["model"] = {"type": "BPE"}
-
-
-def repeat_an_id(content: dict[str, Any]) -> None:
-    content["added_tokens"][0]["id"] = content["added_tokens"][1]["id"]
-
-
-def drop_an_id(content: dict[str, Any]) -> None:
-    del content["added_tokens"][0]["id"]
-
-
-def unknown_model(content: dict[str, Any]) -> None:
-    content["model"]["type"] = "Oracle"
-
-
-@pytest.mark.parametrize("damage", [drop_vocabulary, repeat_an_id, drop_an_id, unknown_model])
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
-    content = tokenizer_json(Recipe())
-    damage(content)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
-        V3Tokenizer(write(tmp_path, content), 10_000)
-
-
-def test_an_absent_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: cannot be read"):
-        TokenizerFile(tmp_path)
