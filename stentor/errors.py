@@ -96,19 +96,10 @@ class Failure(msgspec.Struct, frozen=True):
     code: str | None = None
 
 
-_KINDS: dict[str, type[StentorError]] = {
-    kind.__name__: kind
-    for kind in (
-        ConfigError,
-        CheckpointError,
-        RequestError,
-        NotFoundError,
-        ForbiddenError,
-        TooLargeError,
-        AuthenticationError,
-        AbortedError,
-        InternalError,
-    )
+_KINDS = {
+    name: kind
+    for name, kind in list(globals().items())
+    if isinstance(kind, type) and issubclass(kind, StentorError)
 }
 
 
@@ -121,8 +112,6 @@ def to_failure(error: BaseException) -> Failure:
 
 def from_failure(failure: Failure) -> StentorError:
     """Rebuild the exception that `to_failure` described."""
-    for overload in (OverloadedError, RateLimitedError):
-        if failure.kind == overload.__name__:
-            return overload(failure.message)
-    kind = _KINDS.get(failure.kind, InternalError)
-    return kind(failure.message, param=failure.param, code=failure.code)
+    error = _KINDS.get(failure.kind, InternalError)(failure.message)
+    error.param, error.code = failure.param, failure.code
+    return error

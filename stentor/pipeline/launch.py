@@ -35,6 +35,7 @@ class ThreadLaunch:
         self.head: Sender = links[0]
         self.tail: Receiver = links[-1]
         self.failure: Failure | None = None  # Set once the chain can not be kept running.
+        self.descriptors: Sequence[int] = ()  # Nothing to wait on: the crew rings the bell.
         self._links = dict(zip([*(spec.name for spec in specs), "out"], links, strict=True))
         workers = [Worker(*parts) for parts in zip(specs, links[:-1], links[1:], bells[1:-1], strict=True)]
         self._crew = Crew(workers, config.restart_limit, bell.ring)
@@ -43,11 +44,6 @@ class ThreadLaunch:
     def ready(self) -> bool:
         """Is every worker up."""
         return self._crew.ready
-
-    @property
-    def descriptors(self) -> list[int]:
-        """What to wait on, so that `supervise` is called in time; none, for the crew rings the bell."""
-        return []
 
     def start(self) -> None:
         """Begin to start the workers; returns at once."""

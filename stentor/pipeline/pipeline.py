@@ -12,7 +12,7 @@ from functools import partial
 from itertools import count
 from typing import Any, cast
 
-from stentor.config import PipelineConfig
+from stentor.config import Config, PipelineConfig, check
 from stentor.errors import (
     AbortedError,
     ConfigError,
@@ -326,8 +326,4 @@ def _check(specs: Sequence[StageSpec], config: PipelineConfig) -> None:
     names = [spec.name for spec in specs]
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"a pipeline needs at least one stage and each a name of its own, not {names}")
-    if config.workers not in ("thread", "process"):
-        raise ConfigError(f"workers must be 'thread' or 'process', not {config.workers!r}")
-    for setting in ("max_requests", "link_credits", "threads_per_worker"):
-        if getattr(config, setting) < 1:
-            raise ConfigError(f"pipeline.{setting} must be at least 1, not {getattr(config, setting)}")
+    check(Config(pipeline=config))

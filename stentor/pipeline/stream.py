@@ -38,20 +38,15 @@ class AudioStream:
         self.last_audio_at: float | None = None
         self._release_place = release
         self._dismiss = dismiss
-        self._released = False
+        self.released = False  # Has the request given its place back.
         self._pieces: deque[Audio] = deque()
         self._error: StentorError | None = None
         self._changed = threading.Condition()
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     def __del__(self) -> None:
-        if not self._released:
+        if not self.released:
             self._dismiss()
-
-    @property
-    def released(self) -> bool:
-        """Has the request given its place back."""
-        return self._released
 
     def __iter__(self) -> Self:
         return self
@@ -130,8 +125,8 @@ class AudioStream:
         return piece
 
     def _release(self) -> None:
-        if not self._released:
-            self._released = True
+        if not self.released:
+            self.released = True
             self._release_place()
 
     def _wake(self) -> None:

@@ -25,20 +25,6 @@ class Message(msgspec.Struct, frozen=True, tag=True):
     items: Sequence[Item]
 
 
-class Hello(msgspec.Struct, frozen=True, tag=True):
-    """The receiver's word that this incarnation of it is connected and has read all that came before."""
-
-    receiver: int
-
-
-class Taken(msgspec.Struct, frozen=True, tag=True):
-    """The receiver's hint that credits came back; how many stands in the arena."""
-
-
-encode_note = msgspec.msgpack.Encoder().encode
-decode_note = msgspec.msgpack.Decoder(Hello | Taken).decode
-
-
 def encode_message(
     sender: int, sequence: int, items: Sequence[Item], place: Place
 ) -> tuple[bytes, Sequence[Item]]:

@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, spec: StageSpec, inbox: Receiver, outbox: Sender, bell: Doorbell) -> None:
         self.name = spec.name
         self.gauges: dict[str, float] = {}
-        self.on_gauges: Callable[[], None] = _ignore
+        self.on_gauges: Callable[[], None] = lambda: None
         self._spec = spec
         self._inbox, self._outbox, self._bell = inbox, outbox, bell
         self._stage: Stage | None = None
@@ -216,7 +216,3 @@ class Worker:
                 stage.close()
             except Exception:
                 log.exception("stage %s failed to close", self.name)
-
-
-def _ignore() -> None:
-    return None

@@ -467,9 +467,9 @@ def test_stats_name_every_stage_link_and_worker(make: Make, kind: str) -> None:
     [
         ([], {}, "at least one stage"),
         ([StageSpec("a", fakes.build), StageSpec("a", fakes.build)], {}, "a name of its own"),
-        ([StageSpec("a", fakes.build)], {"workers": "fiber"}, "'thread' or 'process'"),
-        ([StageSpec("a", fakes.build)], {"link_credits": 0}, "link_credits"),
-        ([StageSpec("a", fakes.build)], {"max_requests": 0}, "max_requests"),
+        ([StageSpec("a", fakes.build)], {"workers": "fiber"}, "workers .* one of thread, process"),
+        ([StageSpec("a", fakes.build)], {"link_credits": 0}, "LINK_CREDITS"),
+        ([StageSpec("a", fakes.build)], {"max_requests": 0}, "MAX_REQUESTS"),
     ],
 )
 def test_a_declaration_that_cannot_run_is_refused(

@@ -35,10 +35,6 @@ class Receiver(Protocol):
 
     sockets: Sequence[Socket]  # What to wait on, beside the doorbell, for the next message.
 
-    @property
-    def under_way(self) -> int:
-        """Messages sent and not yet received."""
-
     def receive(self) -> Sequence[Item] | None:
         """The next message, or None when there is none now."""
 

@@ -11,7 +11,8 @@ silently:
 - The pipeline sends an Abort after every request, however it ended; so what both ends remember stays bounded.
 
 The sender binds, so that a receiver finds it again by itself. It sends nothing before a receiver has said
-`Hello`; the receiver says it after every handshake, once it has read whatever a former sender had sent.
+hello: the number of its incarnation, said after every handshake, once it has read whatever a former sender
+had sent. Nothing, said to a sender, is a hint that credits came back; how many stands in the arena.
 """
 
 from collections import deque
@@ -47,9 +48,8 @@ class Exchange:
     def socket(self, kind: int) -> Socket:
         """A socket that drops nothing by itself (credits bound it) and never delays its process's end."""
         socket: Socket = self.context.socket(kind)
-        socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.setsockopt(zmq.LINGER, 0)
+        socket.set_hwm(0)
+        socket.linger = 0
         return socket
 
 
@@ -71,7 +71,7 @@ class ProcessSender:
         self._sequence = 0
         self._under_way: deque[_Sent] = deque()
         self._route = b""
-        self._receiver = 0  # The receiver's incarnation; 0: none has said Hello yet.
+        self._receiver = 0  # The receiver's incarnation; 0: none has said hello yet.
         self._entered: set[str] = set()  # Requests of which the receiver has taken something.
         self._lost: set[str] = set()  # Requests that died with a receiver, until their Abort has passed here.
         self._arena.set_sent(link, exchange.incarnation, 0)
@@ -94,9 +94,8 @@ class ProcessSender:
                 route, note = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            match wire.decode_note(note):
-                case wire.Hello(receiver) if receiver > self._receiver:
-                    self._welcome(route, receiver)
+            if note and int(note) > self._receiver:
+                self._welcome(route, int(note))
         self._settle()
 
     def close(self) -> None:
@@ -146,7 +145,7 @@ class ProcessSender:
     def _post(self, items: Sequence[Item]) -> None:
         self._sequence += 1
         # Without a receiver the ring is not ours yet: nobody may have read what a former sender put there.
-        place = self._ring.place if self._route else _nowhere
+        place = self._ring.place if self._route else lambda _: None
         data, items = wire.encode_message(self._exchange.incarnation, self._sequence, items, place)
         self._under_way.append(_Sent(self._sequence, items, self._ring.mark))
         self._arena.set_sent(self._link, self._exchange.incarnation, self._sequence)
@@ -168,13 +167,8 @@ class ProcessReceiver:
         self._arena, self._link = exchange.arena, link
         self._decoder = wire.MessageDecoder(exchange.arena)
         self._hint_every = max(1, exchange.credits // 2)
-        self._hello = wire.encode_note(wire.Hello(exchange.incarnation))
+        self._hello = b"%d" % exchange.incarnation
         self._owes_hello = False
-
-    @property
-    def under_way(self) -> int:
-        """Messages sent and not yet received."""
-        return self._arena.under_way(self._link)
 
     def receive(self) -> Sequence[Item] | None:
         """The next message, or None when there is none now."""
@@ -200,11 +194,11 @@ class ProcessReceiver:
         self._arena.set_taken(self._link, message.sender, message.sequence)
         # The sender waits only when all credits are spent, and then at least one of them passes here.
         if message.sequence % self._hint_every == 0:
-            self._socket.send(wire.encode_note(wire.Taken()))
+            self._socket.send(b"")
         return message.items
 
     def _connected_anew(self) -> bool:
-        """Notice a handshake; say Hello at the next call, when what came before it is known to be read."""
+        """Notice a handshake; say hello at the next call, when what came before it is known to be read."""
         if self._owes_hello:
             self._owes_hello = False
             self._socket.send(self._hello)
@@ -214,7 +208,3 @@ class ProcessReceiver:
             return False
         self._owes_hello = True
         return True
-
-
-def _nowhere(_: object) -> None:
-    return None

@@ -115,10 +115,10 @@ def test_never_more_messages_under_way_than_credits(ends: Ends) -> None:
         assert ends.sender.ready()
         ends.sender.send([piece("a", number)])
     assert not ends.sender.ready()
-    assert ends.receiver.under_way == 4
+    assert ends.arena.under_way(0) == 4
     assert told(ends.receive()) == ["a0", "a1", "a2", "a3"]
     wait_until(ends.sender.ready)
-    assert ends.receiver.under_way == 0
+    assert ends.arena.under_way(0) == 0
 
 
 def test_a_waiting_sender_is_woken_when_credits_come_back(ends: Ends) -> None:
@@ -174,7 +174,7 @@ def test_a_failure_is_told_again_when_the_next_receiver_dies_too(ends: Ends) -> 
     assert told(ends.receive()) == ["-a"]
     ends.new_receiver(4)
     assert told(ends.receive()) == []
-    assert ends.receiver.under_way == 0
+    assert ends.arena.under_way(0) == 0
 
 
 def test_a_new_sender_counts_anew_and_never_overwrites_what_was_not_read(ends: Ends) -> None:
