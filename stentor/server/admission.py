@@ -24,14 +24,19 @@ class Admission:
         self._pipeline = pipeline
         self._quotas: dict[str, Quota] = {}
 
-    def submit(self, request: SpeechRequest, *, continues: bool = False) -> "AudioStream":
+    def submit(
+        self, request: SpeechRequest, *, continues: bool = False, follows: bool = False
+    ) -> "AudioStream":
         """As `Pipeline.submit`, on behalf of the present caller; what goes on is part of an accepted request.
+
+        What `follows` is the next sentence of an utterance that is being heard: its key is asked as for any
+        other request, but neither a full house nor the end of the server breaks off in the middle.
 
         Raises:
             OverloadedError: the server is full, or about to end.
             RateLimitedError: the caller's key has had its share.
         """
-        if self.draining and not continues:
+        if self.draining and not (continues or follows):
             raise OverloadedError(
                 "the server takes no more requests because it is about to stop: try again later",
                 retry_after_s=_DRAINING_RETRY_S,
@@ -39,7 +44,7 @@ class Admission:
         quota = self._quota(current().key)
         if not continues:
             quota.check()
-        stream = self._pipeline.submit(request, continues=continues)
+        stream = self._pipeline.submit(request, continues=continues or follows)
         quota.take(len(request.text), stream, requests=0 if continues else 1)
         return stream
 

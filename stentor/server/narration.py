@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stentor.errors import InternalError, StentorError, TooLargeError
 from stentor.pipeline.passage import Passage, speak
-from stentor.request import Audio, check_characters
+from stentor.request import Audio, SpeechRequest, check_characters
 from stentor.server.bodies import SpeechBody
 from stentor.server.delivery import Form
 from stentor.server.errors import BROKEN
@@ -83,6 +83,7 @@ class Narration:
         self._present: Utterance | None = None
         self._next: tuple[Order, AudioStream | Passage] | None = None
         self._heard = False  # Has the present sentence made audio?
+        self._let_in = False  # Has any sentence found a place?
         self._ended = False
         self._changed = asyncio.Event()
 
@@ -167,8 +168,14 @@ class Narration:
         self._heard = False
         order, stream = self._next or (self._manner.order(text), None)
         self._next = None
-        self._present = Utterance(self._service, order, partial(self._make_form, order), stream)
+        self._present = Utterance(self._service, order, partial(self._make_form, order), stream, self._submit)
         return self._present
+
+    def _submit(self, request: SpeechRequest, *, continues: bool = False) -> "AudioStream":
+        """As `Admission.submit`: once a sentence is in the house, the others follow it."""
+        stream = self._service.pipeline.submit(request, continues=continues, follows=self._let_in)
+        self._let_in = True
+        return stream
 
     def _look_ahead(self) -> None:
         """Begin the next sentence, if it is time to."""
@@ -177,7 +184,7 @@ class Narration:
         # Where that fails (the house may be full), it is tried again when its turn has come.
         with suppress(StentorError):
             order = self._manner.order(self._waiting[0])
-            self._next = order, speak(self._service.pipeline.submit, order.request, self._service.info)
+            self._next = order, speak(self._submit, order.request, self._service.info)
 
     def _drop(self) -> None:
         self._heard = False

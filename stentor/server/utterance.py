@@ -22,7 +22,7 @@ from stentor.errors import (
     StentorError,
     summary,
 )
-from stentor.pipeline.passage import Passage, speak
+from stentor.pipeline.passage import Passage, Submit, speak
 from stentor.request import Audio, ModelInfo
 from stentor.server.admission import Admission
 from stentor.server.caller import current
@@ -86,8 +86,9 @@ class Utterance:
         order: Order,
         make_form: Callable[[int], Form],
         stream: "AudioStream | Passage | None" = None,
+        submit: Submit | None = None,
     ) -> None:
-        """`stream` is given if the order was submitted before its turn had come.
+        """`stream` is given if the order was submitted before its turn had come; `submit` if not as all are.
 
         Raises OverloadedError if there is no place, InternalError if nothing is served.
         """
@@ -106,7 +107,8 @@ class Utterance:
         self._recorded = False
         self._caller = current()
         try:
-            self._stream = stream or speak(service.pipeline.submit, order.request, service.info)
+            submit = submit or service.pipeline.submit
+            self._stream = stream or speak(submit, order.request, service.info)
         except StentorError as error:
             self._meter.end(next(word for kind, word in _REFUSALS if isinstance(error, kind)))
             raise

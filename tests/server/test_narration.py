@@ -9,11 +9,13 @@ import pytest
 from msgspec import structs
 
 from stentor.audio.formats import to_pcm16
-from stentor.errors import RequestError, TooLargeError
+from stentor.errors import OverloadedError, RateLimitedError, RequestError, TooLargeError
 from stentor.request import SpeechRequest
 from stentor.server.admission import Admission
 from stentor.server.bodies import SpeechBody
+from stentor.server.caller import Caller, enter
 from stentor.server.delivery import make_form
+from stentor.server.keys import Key
 from stentor.server.metrics import Metrics
 from stentor.server.narration import Manner, Narration, Piece
 from stentor.server.outcomes import Outcomes
@@ -165,6 +167,41 @@ def test_what_may_wait_is_bounded(service: Service) -> None:
         narrated.cancel()
 
     asyncio.run(run())
+
+
+def test_what_is_being_said_goes_on_when_the_server_is_full_or_about_to_end(
+    service: Service, pipeline: FakePipeline
+) -> None:
+    async def run() -> list[Piece]:
+        narrated = narration(service)
+        narrated.write(TEXT)
+        narrated.end()
+        async with narrated.pieces() as pieces:
+            first = await anext(pieces)
+            pipeline.max_requests = 0
+            service.pipeline.draining = True
+            return [first, *[piece async for piece in pieces]]
+
+    pieces = asyncio.run(run())
+    assert [str(piece.error) for piece in pieces if piece.error] == []
+    assert b"".join(piece.data for piece in pieces) == 3 * to_pcm16(tone(0.2))
+
+    # What has not begun is new, and refused.
+    refused = asyncio.run(run())
+    assert len(refused) == 3
+    assert all(isinstance(piece.error, OverloadedError) for piece in refused)
+
+
+def test_a_key_that_has_had_its_share_is_told_in_the_middle_as_well(service: Service) -> None:
+    async def run() -> list[Piece]:
+        enter(Caller(key=Key("alice", b"", requests_per_minute=2)))
+        narrated = narration(service)
+        narrated.write(TEXT)
+        narrated.end()
+        return await told(narrated)
+
+    errors = [type(piece.error) for piece in asyncio.run(run()) if piece.error or piece.last]
+    assert errors == [type(None), type(None), RateLimitedError]
 
 
 def test_a_manner_that_cannot_be_served_is_refused_before_there_is_a_text(service: Service) -> None:
