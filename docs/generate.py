@@ -210,7 +210,7 @@ def _app() -> FastAPI:
     nothing = {"stats": dict, "when_passed": lambda *_: None}
     unused: Any = type("NoPipeline", (), nothing)()
     info = ModelInfo("", "", 24_000, 960, 8, 1024, (), 1, SamplingParams())
-    return create_app(unused, info, VoiceStore(""), Config())
+    return create_app(unused, info, VoiceStore(info, Config().reference), Config())
 
 
 def websockets() -> list[str]:

@@ -169,7 +169,7 @@ class TTS:
         self.config = override(chosen, {"model": {"model": str(model)}} if model else {})
         self._folder = registry.resolve(self.config.model.model)
         self.info: ModelInfo = registry.model_for(self._folder).describe(self._folder)
-        self._voices = VoiceStore.of(self.info, self.config.reference)
+        self._voices = VoiceStore(self.info, self.config.reference)
         self._pipeline: Pipeline | None = None
         self._lock = threading.Lock()
 

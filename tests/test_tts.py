@@ -240,7 +240,7 @@ def test_a_voice_that_was_made_once_is_spoken_by_name(sentence: bytes, tmp_path:
     # A second of silence is gone from either end.
     assert len(enrolled.waveform) < len(decode(sentence, sample_rate_hz=24_000, max_seconds=30)) - 24_000
     with TTS(config=config) as tts:
-        VoiceStore.of(tts.info, config.reference).add("Rosa", enrolled.codes, transcript=TEXT)
+        VoiceStore(tts.info, config.reference).add("Rosa", enrolled.codes, transcript=TEXT)
         made = [
             tts.speak("A red box.", seed=3, max_new_tokens=30, **options).codes
             for options in ({"voice": "Rosa"}, {"reference": enrolled.codes, "reference_text": TEXT}, {})

@@ -105,7 +105,7 @@ def _answer(
     host, port = listener.getsockname()[:2]
     # Its start and stop are told in our own words, and each request by the server.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(pipeline, info, VoiceStore.of(info, config.reference), config, wyoming)
+    app = create_app(pipeline, info, VoiceStore(info, config.reference), config, wyoming)
     settings = uvicorn_settings(app, max_body_bytes(config))
     hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
     if wyoming is not None:

@@ -119,4 +119,4 @@ def _open(config: Config) -> "VoiceStore":
     from stentor.voices import VoiceStore
 
     folder = registry.resolve(config.model.model)
-    return VoiceStore.of(registry.model_for(folder).describe(folder), config.reference)
+    return VoiceStore(registry.model_for(folder).describe(folder), config.reference)

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from stentor.audio.load import decode, is_silent
 from stentor.config import ReferenceConfig
-from stentor.errors import ForbiddenError, InternalError, NotFoundError, RequestError, TooLargeError
+from stentor.errors import InternalError, NotFoundError, RequestError, TooLargeError
 from stentor.server.enrolling import read_body
 from stentor.voices.folder import SharedFolder
 
@@ -60,20 +60,20 @@ class ConsentBody(ConsentChange):
 
 
 class Consents:
-    """The consents of a folder of voices (None: there is none), which other processes may change, too.
+    """The consents of a folder of voices, which other processes may change, too.
 
     One is two files: what is known, and the recording as it came, which is written first and removed last. So
     a consent that is seen has its recording; one that somebody who died left over goes with the next.
     """
 
-    def __init__(self, folder: Path | None, config: ReferenceConfig) -> None:
+    def __init__(self, folder: Path, config: ReferenceConfig) -> None:
         self._config = config
-        self._known = None if folder is None else SharedFolder(folder, ".consent")
-        self._sound = None if folder is None else SharedFolder(folder, ".recording")
+        self._known = SharedFolder(folder, ".consent")
+        self._sound = SharedFolder(folder, ".recording")
 
     def all(self) -> list[Consent]:
         """All of them, the newest first."""
-        known = [self._read(name) for name in self._known.scan()] if self._known else []
+        known = [self._read(name) for name in self._known.scan()]
         return sorted((one for one in known if one), key=lambda one: (one.created_at, one.id), reverse=True)
 
     def get(self, consent_id: str, param: str | None = None) -> Consent:
@@ -94,7 +94,6 @@ class Consents:
 
     def add(self, name: str, language: str, recording: bytes) -> Consent:
         """Keep a new one. Raises RequestError if it is no recording of speech, or there are too many."""
-        known, sound = self._folders()
         self._listen(recording)
         made = Consent(
             f"cons_{secrets.token_hex(10)}",
@@ -103,38 +102,36 @@ class Consents:
             int(time.time()),
             hashlib.sha256(recording).hexdigest(),
         )
-        with known.locked():
-            kept = known.scan()
+        with self._known.locked():
+            kept = self._known.scan()
             if len(kept) >= self._config.max_voices:
                 raise RequestError(
                     f"there are {len(kept)} consents already: remove one, or raise --max-voices",
                     code="too_many_consents",
                 )
-            for orphan in sound.scan().keys() - kept.keys():
-                sound.remove(orphan)
-            sound.write(made.id, recording)
-            known.write(made.id, msgspec.json.encode(made))
+            for orphan in self._sound.scan().keys() - kept.keys():
+                self._sound.remove(orphan)
+            self._sound.write(made.id, recording)
+            self._known.write(made.id, msgspec.json.encode(made))
         return made
 
     def rename(self, consent_id: str, name: str) -> Consent:
         """Give it another label. Raises NotFoundError."""
-        known, _ = self._folders()
-        with known.locked():
+        with self._known.locked():
             renamed = msgspec.structs.replace(self.get(consent_id), name=name)
-            known.write(renamed.id, msgspec.json.encode(renamed))
+            self._known.write(renamed.id, msgspec.json.encode(renamed))
         return renamed
 
     def remove(self, consent_id: str) -> Consent:
         """Remove it and its recording; voices that name it stay. Raises NotFoundError."""
-        known, sound = self._folders()
-        with known.locked():
+        with self._known.locked():
             removed = self.get(consent_id)
-            known.remove(removed.id)
-            sound.remove(removed.id)
+            self._known.remove(removed.id)
+            self._sound.remove(removed.id)
         return removed
 
     def _read(self, consent_id: str) -> Consent | None:
-        data = self._known.read(consent_id) if self._known else None
+        data = self._known.read(consent_id)
         try:
             return None if data is None else msgspec.json.decode(data, type=Consent)
         except msgspec.MsgspecError:
@@ -154,11 +151,6 @@ class Consents:
             raise
         if is_silent(waveform):
             raise RequestError("the recording is silent: nobody agrees in it", param="recording")
-
-    def _folders(self) -> tuple[SharedFolder, SharedFolder]:
-        if self._known is None or self._sound is None:
-            raise ForbiddenError("this server keeps no voices of its users, and no consents")
-        return self._known, self._sound
 
 
 def router(consents: Consents) -> APIRouter:

@@ -44,41 +44,23 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class VoiceStore:
-    """The voices of one checkpoint (read-only), and those of a folder, which other processes may change, too.
+    """The voices of a served model (read-only), and those of a folder, which other processes may change, too.
 
-    `codec` is the served one (`ModelInfo.codec`). Without a `folder` there are only the checkpoint's.
     A voice is named by its name or its id; a user's wins over a checkpoint's and over OpenAI's names.
     Thread-safe. Every method that reads the folder sees what other processes did before it.
     """
 
-    def __init__(
-        self, checkpoint: str | Path, *, folder: Path | None = None, codec: str = "", config: Any = None
-    ) -> None:
+    def __init__(self, info: ModelInfo, config: ReferenceConfig) -> None:
         """Raises CheckpointError if a voice of the checkpoint is damaged."""
-        self._presets = Presets(checkpoint)
-        self._frame_s = 0.0
-        self._control_tags: tuple[str, ...] | None = None  # Of the served model, if that is known.
-        self._codec = codec
-        self._config: ReferenceConfig = config or ReferenceConfig()
-        self._folder = None if folder is None else SharedFolder(folder, SUFFIX)
+        self.folder = Path(config.voices_folder).expanduser() if config.voices_folder else default_folder()
+        self._presets = Presets(info.checkpoint)
+        self._info = info
+        self._config = config
+        self._shared = SharedFolder(self.folder, SUFFIX)
         self._mutex = threading.Lock()
         self._known: dict[str, _Known] = {}
         self._ids: dict[str, str] = {}
         self._damaged: dict[str, Stamp] = {}
-
-    @classmethod
-    def of(cls, info: ModelInfo, config: ReferenceConfig) -> "VoiceStore":
-        """The voices of a served model, with the folder that the settings name."""
-        folder = Path(config.voices_folder).expanduser() if config.voices_folder else default_folder()
-        store = cls(info.checkpoint, folder=folder, codec=info.codec, config=config)
-        store._frame_s = info.samples_per_frame / info.sample_rate_hz
-        store._control_tags = info.control_tags
-        return store
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the users' voices are; None if there are none."""
-        return None if self._folder is None else self._folder.path
 
     def names(self) -> tuple[str, ...]:
         """All names: `default` first, the checkpoint's others, then the users', by name."""
@@ -112,7 +94,7 @@ class VoiceStore:
     def read(self, name: str) -> VoiceFile:
         """A user's voice with its sound. Raises NotFoundError; ForbiddenError for the checkpoint's."""
         voice = self._changeable(name)
-        data = self._shared().read(voice.id)
+        data = self._shared.read(voice.id)
         if data is None:
             raise self._unknown(name)
         return unpack(data)
@@ -125,14 +107,14 @@ class VoiceStore:
         Raises:
             RequestError: the name is taken or cannot be one, or there are too many voices.
         """
-        made = Voice(new_id(), name, created_at=int(time.time()), codec=self._codec, **about)
+        made = Voice(new_id(), name, created_at=int(time.time()), codec=self._info.codec, **about)
         return self._insert(VoiceFile(made, check_codes(codes), recording))
 
     def add_enrolled(self, name: str, made: Audio, **about: str | None) -> Voice:
         """Keep what the pipeline made of a reference to enroll; see `add`."""
         assert made.codes is not None, "what enrolling is for"
         sound = encode_file(made.waveform, "flac", made.sample_rate_hz) if len(made.waveform) else None
-        seconds = round(len(made.codes) * self._frame_s, 2)
+        seconds = round(len(made.codes) * self._info.samples_per_frame / self._info.sample_rate_hz, 2)
         return self.add(name, made.codes, sound, duration_s=seconds, **about)
 
     def add_file(self, data: bytes, name: str | None = None) -> Voice:
@@ -156,30 +138,29 @@ class VoiceStore:
         self._check_about(about)
         if "name" in about:
             about["name"] = check_name(about["name"])  # type: ignore[arg-type]
-        with self._shared().locked():
+        with self._shared.locked():
             packed = self.read(name)
             voice = msgspec.structs.replace(self.about(name), **about)
             self._check_free(voice)
-            self._shared().write(voice.id, msgspec.structs.replace(packed, voice=voice).pack())
+            self._shared.write(voice.id, msgspec.structs.replace(packed, voice=voice).pack())
         return voice
 
     def remove(self, name: str) -> Voice:
         """Remove a user's voice. Raises NotFoundError, or ForbiddenError for one of the checkpoint."""
-        with self._shared().locked():
+        with self._shared.locked():
             voice = self._changeable(name)
-            self._shared().remove(voice.id)
+            self._shared.remove(voice.id)
         return voice
 
     def check_new(self, name: str, **about: str | None) -> None:
         """Refuse what `add` would refuse, before the work for it. Raises RequestError."""
         self._check_about(about)
-        self._shared()
         self._check_room()
         self._check_free(Voice("", check_name(name)))
 
     def _insert(self, packed: VoiceFile) -> Voice:
         recording = packed.recording if self._config.keep_recordings else None
-        if recording is None and packed.voice.codec != self._codec:
+        if recording is None and packed.voice.codec != self._info.codec:
             raise _foreign(packed.voice)
         voice = msgspec.structs.replace(
             packed.voice,
@@ -187,14 +168,14 @@ class VoiceStore:
             sha256=None if recording is None else hashlib.sha256(recording).hexdigest(),
         )
         self._check_about({field: getattr(voice, field) for field in _MAX_CHARS})
-        with self._shared().locked():
+        with self._shared.locked():
             self._check_room()
             if voice.id in {own.id for own in self._own()} or not is_id(voice.id):
                 voice = msgspec.structs.replace(voice, id=new_id())
             self._check_free(voice)
             data = VoiceFile(voice, packed.codes, recording).pack()
             self._check_size(data)
-            self._shared().write(voice.id, data)
+            self._shared.write(voice.id, data)
         return voice
 
     def _check_about(self, about: dict[str, str | None]) -> None:
@@ -204,8 +185,7 @@ class VoiceStore:
                 raise RequestError(f"{field} must be text of at most {limit} characters", param=field)
             check_characters(value or "", field)
         # Every request in this voice would be refused for it.
-        if self._control_tags is not None:
-            check_tags(about.get("transcript") or "", self._control_tags, param="transcript")
+        check_tags(about.get("transcript") or "", self._info.control_tags, param="transcript")
 
     def _check_room(self) -> None:
         limit = self._config.max_voices
@@ -245,35 +225,34 @@ class VoiceStore:
 
     def _refresh(self) -> None:
         """Read what has come or changed in the folder; a file that cannot be read is logged once."""
-        if self._folder is None or not self._folder.may_have_changed():
+        if not self._shared.may_have_changed():
             return
-        stamps = self._folder.scan()
         known = {}
-        for voice_id, stamp in stamps.items():
+        for voice_id, stamp in self._shared.scan().items():
             held = self._known.get(voice_id)
             if held is None or held.stamp != stamp:
-                held = self._load(self._folder, voice_id, stamp)
+                held = self._load(voice_id, stamp)
             if held is not None:
                 known[voice_id] = held
         self._known = known
         self._ids = {entry.voice.name: voice_id for voice_id, entry in known.items()}
 
-    def _load(self, folder: SharedFolder, voice_id: str, stamp: Stamp) -> _Known | None:
+    def _load(self, voice_id: str, stamp: Stamp) -> _Known | None:
         try:
-            data = folder.read(voice_id)
+            data = self._shared.read(voice_id)
             if data is None:
                 return None
             packed = unpack(data)
         except StentorError as error:
             if self._damaged.get(voice_id) != stamp:
-                log.warning("the voice %s in %s is left out: %s", voice_id, folder.path, error)
+                log.warning("the voice %s in %s is left out: %s", voice_id, self.folder, error)
             self._damaged[voice_id] = stamp
             return None
         return _Known(stamp, msgspec.structs.replace(packed.voice, id=voice_id), packed.codes)
 
     def _reference(self, known: _Known) -> Reference:
         voice = known.voice
-        if voice.codec == self._codec:
+        if voice.codec == self._info.codec:
             return Reference(codes=known.codes, text=voice.transcript)
         packed = self.read(voice.id)
         if packed.recording is None:
@@ -286,11 +265,6 @@ class VoiceStore:
         if voice.preset:
             raise ForbiddenError(f"the voice {voice.name!r} is part of the checkpoint: it stays as it is")
         return voice
-
-    def _shared(self) -> SharedFolder:
-        if self._folder is None:
-            raise ForbiddenError("this server keeps no voices of its users")
-        return self._folder
 
     def _preset(self, name: str, param: str | None = None) -> str:
         preset = self._presets.find(name)

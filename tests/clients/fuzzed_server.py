@@ -27,7 +27,7 @@ def main(folder: Path, key: str) -> None:
     keys.write_text(f'[fuzz]\nkey = "{key}"\nadmin = true\n')
     settings = config({"api_keys_file": str(keys), "admin": True}, log_level="warning")
     settings = override(settings, {"reference": {"voices_folder": str(folder / "voices")}})
-    store = VoiceStore.of(INFO, settings.reference)
+    store = VoiceStore(INFO, settings.reference)
     app = create_app(FakePipeline(speak), INFO, store, settings)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         hello = f"http://127.0.0.1:{listener.getsockname()[1]}"

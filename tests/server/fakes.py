@@ -5,12 +5,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from msgspec import structs
 
 from stentor.audio.shape import Shape
-from stentor.config import Config, override
+from stentor.config import Config, ReferenceConfig, override
 from stentor.errors import AbortedError, OverloadedError
 from stentor.request import Audio, FinishReason, ModelInfo, SamplingParams, SpeechRequest, Usage
 from stentor.server.protocol import Delivery, Order
@@ -164,8 +166,12 @@ class FakePipeline:
         return time.monotonic() - started_s
 
 
-def voices() -> VoiceStore:
-    return VoiceStore("/nowhere")
+def voices(folder: Path | None = None) -> VoiceStore:
+    """Voices of INFO; a folder is its checkpoint, with the codec "c", and has the users' voices in it."""
+    if folder is None:
+        return VoiceStore(INFO, ReferenceConfig())
+    info = structs.replace(INFO, checkpoint=str(folder), codec="c")
+    return VoiceStore(info, ReferenceConfig(voices_folder=str(folder / "voices")))
 
 
 def order(

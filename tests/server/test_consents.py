@@ -12,12 +12,11 @@ from openai import BadRequestError, NotFoundError
 
 from stentor.audio.formats import encode_file
 from stentor.config import ReferenceConfig
-from stentor.errors import ForbiddenError, RequestError
+from stentor.errors import RequestError
 from stentor.server.app import create_app
 from stentor.server.consents import Consents
-from stentor.voices import VoiceStore
 from tests.server.conftest import Front, Running
-from tests.server.fakes import INFO, RATE, config, tone
+from tests.server.fakes import INFO, RATE, config, tone, voices
 from tests.server.test_voices import make_voices
 
 WAV = encode_file(tone(1.0), "wav", RATE)
@@ -36,7 +35,7 @@ def consents(folder: Path) -> Consents:
 
 @pytest.fixture
 def server(serve: Callable[..., Running], front_and_port: tuple[Front, int], folder: Path) -> Running:
-    running, store = serve(make_voices), VoiceStore(folder.parent, folder=folder, codec="c")
+    running, store = serve(make_voices), voices(folder.parent)
     front_and_port[0].app = create_app(running.pipeline, INFO, store, config())  # type: ignore[arg-type]
     return running
 
@@ -125,15 +124,11 @@ def test_what_is_not_there_is_not_found(server: Running, name: str) -> None:
     assert server.http.get("/v1/audio/voice_consents?limit=101").status_code == 400
 
 
-def test_there_are_not_more_than_allowed_and_none_without_a_folder(folder: Path) -> None:
+def test_there_are_not_more_than_allowed(folder: Path) -> None:
     few = Consents(folder, ReferenceConfig(max_voices=1))
     few.add("Rosa", "en", WAV)
     with pytest.raises(RequestError, match="--max-voices"):
         few.add("Otto", "en", WAV)
-    nowhere = Consents(None, SETTINGS)
-    assert nowhere.all() == []
-    with pytest.raises(ForbiddenError):
-        nowhere.add("Rosa", "en", WAV)
 
 
 # Makes, renames and removes consents without end, and says what is done.

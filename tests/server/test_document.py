@@ -43,7 +43,7 @@ def document_of(folder: Path) -> tuple[Any, dict[str, Any]]:
     settings = config({"api_keys_file": str(keys), "admin": True})
     settings = override(settings, {"reference": {"voices_folder": str(folder / "voices")}})
     pipeline: Any = FakePipeline(speak)
-    app = create_app(pipeline, INFO, VoiceStore.of(INFO, settings.reference), settings)
+    app = create_app(pipeline, INFO, VoiceStore(INFO, settings.reference), settings)
     return app, app.openapi()
 
 

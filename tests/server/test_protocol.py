@@ -114,7 +114,7 @@ def test_a_voice_by_name_or_as_an_object(tmp_path: Path) -> None:
     (tmp_path / "voices").mkdir()
     np.save(tmp_path / "voices" / "rosa.npy", CODES)
     (tmp_path / "voices" / "rosa.txt").write_text("Rosa.")
-    store = VoiceStore(tmp_path)
+    store = voices(tmp_path)
     for voice in ("rosa", {"id": "rosa"}):
         found = read(store=store, voice=voice).request.reference
         assert found is not None
@@ -288,7 +288,7 @@ def told(reader: Reader, **fields: Any) -> tuple[Any, ...]:
 
 @pytest.fixture
 def rosa(tmp_path: Path) -> Reader:
-    store = VoiceStore(tmp_path, folder=tmp_path / "voices", codec=INFO.codec)
+    store = voices(tmp_path)
     store.add("Rosa", np.arange(16).reshape(2, 8))
     info = structs.replace(INFO, control_tags=("<|style:whispering|>",))
     return Reader(info, store, config())

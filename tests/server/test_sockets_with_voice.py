@@ -45,7 +45,7 @@ def voice(front_and_port: tuple[Front, int]) -> Iterator[Voice]:
     with TTS() as tts:
         tts.start()
         assert tts._pipeline is not None
-        front.app = create_app(tts._pipeline, tts.info, VoiceStore(tts.info.checkpoint), config())
+        front.app = create_app(tts._pipeline, tts.info, VoiceStore(tts.info, config().reference), config())
         yield Voice(tts, port)
 
 

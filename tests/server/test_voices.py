@@ -20,7 +20,7 @@ from stentor.request import Audio, SpeechRequest
 from stentor.server.app import create_app
 from stentor.voices import OPENAI_VOICES, VoiceStore
 from tests.server.conftest import Front, Running
-from tests.server.fakes import INFO, RATE, Act, config, say, tone
+from tests.server.fakes import INFO, RATE, Act, config, say, tone, voices
 
 WAV = encode_file(tone(1.0), "wav", RATE)
 CODES = np.arange(16).reshape(2, 8)
@@ -43,7 +43,7 @@ def make_voices(request: SpeechRequest) -> Iterator[Act]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> VoiceStore:
-    return VoiceStore(tmp_path, folder=tmp_path / "voices", codec="c")
+    return voices(tmp_path)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_voice_is_renamed_and_described_anew(server: Running) -> None:
 def test_a_transcript_with_a_tag_that_no_request_could_use_is_refused(
     server: Running, front_and_port: tuple[Front, int], tmp_path: Path
 ) -> None:
-    store = VoiceStore.of(INFO, ReferenceConfig(voices_folder=str(tmp_path / "voices")))
+    store = VoiceStore(INFO, ReferenceConfig(voices_folder=str(tmp_path / "voices")))
     front_and_port[0].app = create_app(server.pipeline, INFO, store, config())  # type: ignore[arg-type]
     create(server, transcript="Well <|prosody:pause|> then.")
     wrong = "Well <|prosody:paus|> then."

@@ -13,9 +13,8 @@ from stentor.audio.formats import encode_file, to_pcm16
 from stentor.errors import RequestError
 from stentor.server.app import create_app
 from stentor.ui.client import Client, Speaking
-from stentor.voices import VoiceStore
 from tests.server.conftest import Front, Running, front_and_port, serve  # noqa: F401
-from tests.server.fakes import INFO, RATE, config, say, sound, tone
+from tests.server.fakes import INFO, RATE, config, say, sound, tone, voices
 from tests.server.test_voices import make_voices
 
 Result = TypeVar("Result")
@@ -35,7 +34,7 @@ def run(work: Callable[[Client], Coroutine[Any, Any, Result]], url: str, key: st
 @pytest.fixture
 def server(serve: Callable[..., Running], front_and_port: tuple[Front, int], tmp_path: Path) -> Running:  # noqa: F811
     running = serve(make_voices)
-    store = VoiceStore(tmp_path, folder=tmp_path / "voices", codec="c")
+    store = voices(tmp_path)
     front_and_port[0].app = create_app(running.pipeline, INFO, store, config())  # type: ignore[arg-type]
     return running
 
@@ -136,7 +135,7 @@ def test_leaving_stops_the_generation(serve: Callable[..., Running]) -> None:  #
 def test_the_key_is_sent(serve: Callable[..., Running], front_and_port: tuple[Front, int]) -> None:  # noqa: F811
     running = serve()
     locked = config({"api_keys": "a-long-secret"})
-    front_and_port[0].app = create_app(running.pipeline, INFO, VoiceStore(""), locked)  # type: ignore[arg-type]
+    front_and_port[0].app = create_app(running.pipeline, INFO, voices(), locked)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="API key is missing"):
         run(lambda client: client.model(), running.url)
     assert run(lambda client: client.model(), running.url, "a-long-secret")["id"] == INFO.name

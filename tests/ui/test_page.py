@@ -15,9 +15,8 @@ from stentor.server.app import create_app
 from stentor.ui.client import Client
 from stentor.ui.page import Page, _order
 from stentor.ui.relay import Relay
-from stentor.voices import VoiceStore
 from tests.server.conftest import Front, Running, front_and_port, serve  # noqa: F401
-from tests.server.fakes import INFO, RATE, config, tone
+from tests.server.fakes import INFO, RATE, config, tone, voices
 from tests.server.test_voices import make_voices
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio's own.
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Gradio'
 @pytest.fixture
 def server(serve: Callable[..., Running], front_and_port: tuple[Front, int], tmp_path: Path) -> Running:  # noqa: F811
     running = serve(make_voices)
-    store = VoiceStore(tmp_path, folder=tmp_path / "voices", codec="c")
+    store = voices(tmp_path)
     front_and_port[0].app = create_app(running.pipeline, INFO, store, config())  # type: ignore[arg-type]
     return running
 

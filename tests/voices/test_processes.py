@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 
 from stentor.voices import VoiceStore
+from tests.server.fakes import voices
 
 # Makes, changes and removes voices without end, and says before and after each what it does.
 WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
+from stentor.config import ReferenceConfig
+from stentor.request import ModelInfo, SamplingParams
 from stentor.voices import VoiceStore
 
 folder, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-store = VoiceStore(folder.parent, folder=folder, codec="c")
+info = ModelInfo("m", str(folder.parent), 24_000, 960, 8, 1024, (), 1, SamplingParams(), "c")
+store = VoiceStore(info, ReferenceConfig(voices_folder=str(folder)))
 
 def tell(*words):
     print(*words, flush=True)
@@ -82,7 +86,7 @@ class Writer:
 @pytest.mark.timeout(240)
 def test_kill_9_at_any_moment_loses_no_voice_and_leaves_no_half_one(tmp_path: Path) -> None:
     folder = tmp_path / "voices"
-    reader = VoiceStore(tmp_path, folder=folder, codec="c")
+    reader = voices(tmp_path)
     reader.add("Shared", np.ones((2, 8), np.uint16))
     writers = [Writer(folder, "A"), Writer(folder, "B")]
     chance = random.Random(0)
@@ -91,7 +95,7 @@ def test_kill_9_at_any_moment_loses_no_voice_and_leaves_no_half_one(tmp_path: Pa
             for writer in writers:
                 writer.read(chance.randrange(4, 16))
         check(reader, writers)
-        check(VoiceStore(tmp_path, folder=folder, codec="c"), writers)
+        check(voices(tmp_path), writers)
     assert min(len(writer.present) for writer in writers) > 5
     reader.remove("Shared")
     assert {path.suffix for path in folder.iterdir() if path.name != ".lock"} == {".voice"}

@@ -21,6 +21,10 @@ CODES = np.arange(80, dtype=np.uint16).reshape(10, 8)
 Open = Callable[..., VoiceStore]
 
 
+def info(checkpoint: Path, codec: str = "codec-1") -> ModelInfo:
+    return ModelInfo("m", str(checkpoint), 24_000, 960, 8, 1024, (), 1, SamplingParams(), codec)
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint" / "voices"
@@ -33,8 +37,8 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.fixture
 def open_store(checkpoint: Path, tmp_path: Path) -> Open:
     def open_(codec: str = "codec-1", **settings: int | bool) -> VoiceStore:
-        config = ReferenceConfig(**settings)  # type: ignore[arg-type]
-        return VoiceStore(checkpoint, folder=tmp_path / "voices", codec=codec, config=config)
+        config = ReferenceConfig(voices_folder=str(tmp_path / "voices"), **settings)  # type: ignore[arg-type]
+        return VoiceStore(info(checkpoint, codec), config)
 
     return open_
 
@@ -196,7 +200,7 @@ def test_an_exported_voice_can_be_imported_elsewhere(open_store: Open, tmp_path:
     store = open_store()
     rosa = store.add("Rosa", CODES, b"fLaC", transcript="words")
     data = store.read("Rosa").pack()
-    elsewhere = VoiceStore(tmp_path, folder=tmp_path / "elsewhere", codec="codec-1")
+    elsewhere = VoiceStore(info(tmp_path), ReferenceConfig(voices_folder=str(tmp_path / "elsewhere")))
     assert elsewhere.add_file(data) == rosa
     with pytest.raises(RequestError, match="already"):
         elsewhere.add_file(data)
@@ -263,17 +267,11 @@ def test_a_folder_that_vanishes_takes_its_voices_along(open_store: Open, tmp_pat
     assert store.names() == (DEFAULT, "carl", "Rosa")
 
 
-def test_without_a_folder_nothing_can_be_kept(checkpoint: Path) -> None:
-    with pytest.raises(ForbiddenError, match="keeps no voices"):
-        VoiceStore(checkpoint).add("Rosa", CODES)
-
-
 def test_the_settings_say_where_voices_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = ModelInfo("m", str(tmp_path), 24_000, 960, 8, 1024, (), 1, SamplingParams(), "codec-1")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    VoiceStore.of(info, ReferenceConfig()).add("Rosa", CODES)
+    VoiceStore(info(tmp_path), ReferenceConfig()).add("Rosa", CODES)
     assert len(list((tmp_path / "data" / "stentor" / "voices").glob("*.voice"))) == 1
-    VoiceStore.of(info, ReferenceConfig(voices_folder=str(tmp_path / "mine"))).add("Rosa", CODES)
+    VoiceStore(info(tmp_path), ReferenceConfig(voices_folder=str(tmp_path / "mine"))).add("Rosa", CODES)
     assert len(list((tmp_path / "mine").glob("*.voice"))) == 1
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
