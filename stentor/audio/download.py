@@ -176,14 +176,9 @@ def _run(coroutine: Coroutine[Any, Any, bytes], timeout_s: float) -> bytes:
 
     def work() -> None:
         try:
-            outcome.set_result(asyncio.run(_with_timeout(coroutine, timeout_s)))
+            outcome.set_result(asyncio.run(asyncio.wait_for(coroutine, timeout_s)))
         except BaseException as error:
             outcome.set_exception(error)
 
     threading.Thread(target=work, name="fetch-reference", daemon=True).start()
     return outcome.result(timeout_s + 1.0)
-
-
-async def _with_timeout(coroutine: Coroutine[Any, Any, bytes], timeout_s: float) -> bytes:
-    async with asyncio.timeout(timeout_s):
-        return await coroutine

@@ -4,7 +4,7 @@ import functools
 import io
 import struct
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import numpy as np
@@ -106,12 +106,11 @@ class Encoder:
         """See `encode_file`; raises RequestError if there is no such format."""
         described = _at(_find(format), bit_rate)
         self._out = _Outbox()
-        self._writer: _Writer
-        if described.codec is None:
-            header = _wav_header(sample_rate_hz, None) if format == "wav" else b""
-            self._writer = _PcmWriter(self._out, header)
-        else:
+        self._writer: _LibavWriter | None = None
+        if described.codec is not None:
             self._writer = _LibavWriter(self._out, described, sample_rate_hz, described.stream_options)
+        elif format == "wav":
+            self._out.write(_wav_header(sample_rate_hz, None))
 
     def encode(self, waveform: Array) -> bytes:
         """What can be sent after these samples (mono float32 [num_samples] in [-1, 1]); may be empty.
@@ -119,13 +118,16 @@ class Encoder:
         Raises:
             InternalError: a sample is not a finite number.
         """
-        if len(waveform):
+        if self._writer is None:
+            self._out.write(to_pcm16(waveform))
+        elif len(waveform):
             self._writer.write(_quantised(waveform))
         return self._out.take()
 
     def finish(self) -> bytes:
         """The rest, with everything the codec still held back; the encoder is not used again."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
         return self._out.take()
 
 
@@ -143,23 +145,6 @@ class _Outbox:
         taken = bytes(self._held)
         self._held.clear()
         return taken
-
-
-class _Writer(Protocol):
-    def write(self, pcm: Array) -> None: ...
-    def close(self) -> None: ...
-
-
-class _PcmWriter:
-    def __init__(self, out: _Outbox, header: bytes) -> None:
-        self._out = out
-        self._out.write(header)
-
-    def write(self, pcm: Array) -> None:
-        self._out.write(pcm.tobytes())
-
-    def close(self) -> None:
-        pass
 
 
 class _LibavWriter:

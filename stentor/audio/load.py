@@ -30,29 +30,25 @@ def decode(data: bytes, *, sample_rate_hz: int, max_seconds: float, cut: bool = 
         RequestError: it is not audio, holds no samples, or samples that are not numbers.
         TooLargeError: it is longer than `max_seconds`.
     """
-    waveform, rate_hz = _decode_native(data, max_seconds, cut=cut)
-    return resample(waveform, rate_hz, sample_rate_hz)
-
-
-def is_silent(waveform: Array) -> bool:
-    """Whether no sample of it could be heard (float [num_samples], full scale is 1)."""
-    return len(waveform) == 0 or float(np.abs(waveform).max()) < _SILENCE
-
-
-def _decode_native(data: bytes, max_seconds: float, *, cut: bool = False) -> tuple[Array, int]:
     if not data:
         raise RequestError("the audio is empty: send the bytes of an audio file", param="references")
     try:
         with av.open(
             io.BytesIO(data), metadata_errors="ignore", options={"format_whitelist": _CONTAINERS}
         ) as container:
-            return _read_first_stream(container, max_seconds, cut)
+            waveform, rate_hz = _read_first_stream(container, max_seconds, cut)
     except (av.error.FFmpegError, ValueError, EOFError) as error:
         raise RequestError(
             f"the reference is not audio that can be read ({error}): send a WAV, FLAC, MP3, Ogg, AAC, M4A "
             "or WebM file",
             param="references",
         ) from None
+    return resample(waveform, rate_hz, sample_rate_hz)
+
+
+def is_silent(waveform: Array) -> bool:
+    """Whether no sample of it could be heard (float [num_samples], full scale is 1)."""
+    return len(waveform) == 0 or float(np.abs(waveform).max()) < _SILENCE
 
 
 def _read_first_stream(

@@ -38,11 +38,8 @@ def longest_plausible_s(text: str) -> float:
     tags = _TAG.findall(text)
     spoken = _START_S + sum(_character_s(character) for character in _TAG.sub(" ", text))
     stretch = max([_STRETCH.get(tag, 1.0) for tag in tags], default=1.0)
-    return spoken * stretch + sum(_tag_s(tag) for tag in tags)
-
-
-def _tag_s(tag: str) -> float:
-    return _PAUSES_S.get(tag, _EFFECT_S if tag.startswith("sfx:") else 0.0)
+    paused = sum(_PAUSES_S.get(tag, _EFFECT_S if tag.startswith("sfx:") else 0.0) for tag in tags)
+    return spoken * stretch + paused
 
 
 def _character_s(character: str) -> float:

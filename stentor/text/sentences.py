@@ -5,12 +5,13 @@ from typing import Literal
 
 import sentencex
 
+from stentor.text.tags import LOOKALIKE, without_tags
+
 Granularity = Literal["sentence", "clause", "none"]
 
 # A piece shorter than this waits for the next: a lone "Yes." is spoken worse, and not sooner heard in full.
 # In bytes of UTF-8, so that a Chinese character, a whole syllable, counts as three.
 _SHORTEST_BYTES = 10
-_TAG = re.compile(r"<\|[^<>|]{0,80}\|>")
 _BEGUN_TAG = re.compile(r"<(?:\|[^<>|]{0,80}\|?)?$")
 _TRAILING_TAGS = re.compile(r"(?:<\|[^<>|]{0,80}\|>\s*)+$")
 # Whatever may end a sentence, with the whole word that follows: only then is it certain ("am 3. Mai"). Of
@@ -65,7 +66,7 @@ class SentenceSplitter:
         # All is decided by the text alone, up to here: so the portions do not matter.
         window = self._text[: self._max_chars]
         begun = _BEGUN_TAG.search(window)
-        masked = _TAG.sub(lambda tag: " " * len(tag.group()), window[: begun.start() if begun else None])
+        masked = LOOKALIKE.sub(lambda tag: " " * len(tag.group()), window[: begun.start() if begun else None])
         for candidate in _PERHAPS_AN_END.finditer(masked, self._examined):
             end = self._end_before(masked[: candidate.end()])
             if end is not None:
@@ -84,29 +85,22 @@ class SentenceSplitter:
         if self._granularity == "clause":
             ends += [mark.end() for mark in _CLAUSE_END.finditer(masked[:-1])]
         # The blanks that stand for tags may be parted like any others.
-        tags = [tag.span() for tag in _TAG.finditer(self._text[: len(masked)])]
+        tags = [tag.span() for tag in LOOKALIKE.finditer(self._text[: len(masked)])]
         for end in sorted(ends):
             end = next((start for start, stop in tags if start < end < stop), end)
-            before_tags = _start_of_trailing_tags(self._text[:end])
-            if _spoken_bytes(self._text[:before_tags]) >= _SHORTEST_BYTES:
+            trailing = _TRAILING_TAGS.search(self._text[:end])
+            before_tags = trailing.start() if trailing else end
+            spoken = (letter for letter in without_tags(self._text[:before_tags]) if letter.isalnum())
+            if sum(len(letter.encode(errors="replace")) for letter in spoken) >= _SHORTEST_BYTES:
                 return before_tags
         return None
-
-
-def _start_of_trailing_tags(text: str) -> int:
-    tags = _TRAILING_TAGS.search(text)
-    return tags.start() if tags else len(text)
-
-
-def _spoken_bytes(text: str) -> int:
-    return sum(len(letter.encode(errors="replace")) for letter in _TAG.sub("", text) if letter.isalnum())
 
 
 def _forced_end(window: str) -> int:
     """Where a text without an end in sight is cut: at its last clause, or word, or wherever no tag is cut."""
     begun = _BEGUN_TAG.search(window)
     whole = window[: begun.start() if begun and begun.start() > 0 else None]
-    masked = _TAG.sub(lambda tag: "x" * len(tag.group()), whole)
+    masked = LOOKALIKE.sub(lambda tag: "x" * len(tag.group()), whole)
     for mark in (_CLAUSE_END, _WORD_END):
         ends = [found.end() for found in mark.finditer(masked)]
         if ends and ends[-1] > len(whole) // 4:

@@ -8,7 +8,7 @@ from stentor.errors import RequestError
 
 # Whatever looks like a special token; no bars and brackets inside, so that a stray "<|" ends nothing far
 # away.
-_LOOKALIKE = re.compile(r"<\|[^<>|]{0,80}\|>")
+LOOKALIKE = re.compile(r"<\|[^<>|]{0,80}\|>")
 # difflib's measure; a slip of one or two letters stays above it, another word falls below.
 _SIMILARITY = 0.6
 
@@ -30,7 +30,7 @@ def split(text: str, known: Iterable[str]) -> Iterator[tuple[bool, str]]:
 
 def without_tags(text: str) -> str:
     """What of a text is said in words: everything but what looks like a control tag."""
-    return _LOOKALIKE.sub("", text)
+    return LOOKALIKE.sub("", text)
 
 
 def kind_of(tag: str) -> str | None:
@@ -55,7 +55,7 @@ def check_tags(text: str, known: Iterable[str], *, param: str = "input") -> None
         RequestError: names the first such tag and the nearest right one.
     """
     known = tuple(known)
-    patterns = [_LOOKALIKE]
+    patterns = [LOOKALIKE]
     families = sorted({tag[2:].partition(":")[0] for tag in known if ":" in tag})
     if families:
         names = "|".join(map(re.escape, families))

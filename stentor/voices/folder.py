@@ -96,7 +96,7 @@ class SharedFolder:
         """Write or replace a file, the lock being held; when this returns it is on the disk."""
         temporary = self.path / f".{secrets.token_hex(8)}.tmp"
         try:
-            with open(temporary, "xb", opener=_private) as file:
+            with open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -144,7 +144,3 @@ def _lock(handle: int) -> None:
             if time.monotonic() > deadline_s:
                 raise OverloadedError("the voices are being changed by somebody else: try again") from None
             time.sleep(_LOCK_POLL_S)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
