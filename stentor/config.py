@@ -299,7 +299,9 @@ class Setting:
     @property
     def flag(self) -> str:
         """The command line's flag: the field's name, behind the section's where the name is not unique."""
-        return "--" + flag_name(self.section, self.name).replace("_", "-")
+        owners = [s.name for s in fields(Config) if self.name in cast(Any, s.type).__dataclass_fields__]
+        unique = len(owners) == 1 or owners[0] == self.section
+        return f"--{self.name if unique else f'{self.section}_{self.name}'}".replace("_", "-")
 
     def check(self, value: Any) -> None:
         """Refuse a value of another type, outside the choices or outside the bounds, with a ConfigError."""
@@ -317,14 +319,6 @@ class Setting:
             raise ConfigError(f"{name} is {value!r}, but must be at least {self.minimum:g}")
         if self.maximum is not None and not value <= self.maximum:
             raise ConfigError(f"{name} is {value!r}, but must be at most {self.maximum:g}")
-
-
-def flag_name(section: str, name: str) -> str:
-    """The field's name, prefixed by its section where another section has a field of that name."""
-    owners = [s.name for s in fields(Config) for f in fields(cast(Any, s.type)) if f.name == name]
-    if len(owners) == 1 or owners[0] == section:
-        return name
-    return f"{section}_{name}"
 
 
 def settings() -> Iterator[Setting]:

@@ -22,11 +22,7 @@ from stentor.errors import OverloadedError
 from stentor.layers.attention import choose_backend
 from stentor.request import Array, FinishReason
 
-_FINISH = {
-    Status.STOP: FinishReason.STOP,
-    Status.LENGTH: FinishReason.LENGTH,
-    Status.RUNAWAY: FinishReason.RUNAWAY,
-}
+_FINISH = {Status[reason.name]: reason for reason in FinishReason}
 
 
 @dataclass(frozen=True)

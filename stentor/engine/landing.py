@@ -1,7 +1,6 @@
 """Records on their way to the host: on a GPU into pinned memory, read when the next step is under way."""
 
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 
 import numpy as np
@@ -46,12 +45,12 @@ class Landing:
             records, self._records = self._records, []
             return lambda: np.concatenate(records)
         rows, self._buffer, self._size = self._buffer[: self._size], next(self._buffers), 0
-        return partial(self._read, landed(self._device), rows)
+        wait = landed(self._device)
 
-    @staticmethod
-    def _read(wait: Callable[[], None], rows: Tensor) -> Array:
-        wait()
-        read: Array = rows.numpy().copy()
+        def read() -> Array:
+            wait()
+            return rows.numpy().copy()
+
         return read
 
 

@@ -29,12 +29,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The arithmetic that `name` means; 'auto' is bfloat16 where the hardware multiplies it, else float32."""
     if name == "auto":
         name = "bfloat16" if device.type == "cuda" or cpu_multiplies_bfloat16() else "float32"
-    return {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-        "float64": torch.float64,
-    }[name]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def check_float8(flag: str, instead: str, device: torch.device) -> None:

@@ -119,15 +119,9 @@ class Int8OnCpu:
         return torch._weight_int8pack_mm(x, self._values, self._scale)
 
 
-class Restored:
+def restored(weight: Quantized) -> Product:
     """For many rows: the weight is restored each time, and the library multiplies it."""
-
-    def __init__(self, weight: Quantized) -> None:
-        self._weight = weight
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_rows, in_features] to [num_rows, out_features]."""
-        return F.linear(x, restore(self._weight, x.dtype))
+    return lambda x: F.linear(x, restore(weight, x.dtype))
 
 
 class Float8Product:

@@ -37,7 +37,8 @@ def resolve(model: str) -> Path:
         raise NotFoundError(
             f"the model {model!r} is a file: name the folder that holds config.json", param="model"
         )
-    if not _is_hub_id(model):
+    owner, _, name = model.partition("/")
+    if not (owner and name) or "/" in name or model.startswith((".", "~")):
         raise NotFoundError(
             f"there is no model {model!r}: name a folder with a config.json, a hub id like 'owner/name', "
             f"or nothing for the built-in voice ({BUILT_IN})",
@@ -68,11 +69,6 @@ def name_of(folder: Path) -> str:
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--"):
         return folder.parents[1].name.removeprefix("models--").replace("--", "/")
     return folder.resolve().name
-
-
-def _is_hub_id(model: str) -> bool:
-    owner, _, name = model.partition("/")
-    return bool(owner and name) and "/" not in name and not model.startswith((".", "~"))
 
 
 def _download(model: str) -> Path:

@@ -100,28 +100,19 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     shapes: dict[str, Shape] = {}
     files: dict[str, Path] = {}
     for path in paths:
-        for name, shape in read_shapes(path).items():
+        for name, place in _read_header(path).items():
             if name in files:
                 raise CheckpointError(
                     f"{folder}: {name} is in {files[name].name} and in {path.name}: "
                     f"keep one of the files, or {_MEND}"
                 )
-            shapes[name], files[name] = shape, path
+            shapes[name], files[name] = place.shape, path
     astray = [name for name, file in index.items() if files.get(name) != folder / file]
     if astray:
         raise CheckpointError(
             f"{folder}: {_count(len(astray), 'tensor')} not where {INDEX} says: {_name_some(astray)}; {_MEND}"
         )
     return Checkpoint(folder, shapes, files)
-
-
-def read_shapes(path: Path) -> dict[str, Shape]:
-    """Names and shapes of the tensors in one safetensors file, from its header.
-
-    Raises:
-        CheckpointError: there is no such file, or it is damaged, cut short or too long.
-    """
-    return {name: place.shape for name, place in _read_header(path).items()}
 
 
 class _Place(NamedTuple):

@@ -9,11 +9,11 @@ from stentor.errors import ConfigError
 from stentor.layers.linear import Linear
 from stentor.layers.quantization import (
     Float8Product,
-    Restored,
     choose_scheme,
     make_product,
     quantize,
     restore,
+    restored,
     round_rows,
 )
 
@@ -75,7 +75,7 @@ def test_float8_rounds_both_sides_and_stays_near() -> None:
 
 def test_a_weight_is_restored_for_many_rows() -> None:
     weight, x = quantize(torch.randn(24, 128), "int8"), torch.randn(5, 128)
-    torch.testing.assert_close(Restored(weight)(x), x @ restore(weight, torch.float32).T)
+    torch.testing.assert_close(restored(weight)(x), x @ restore(weight, torch.float32).T)
 
 
 def test_no_quantisation_is_the_plain_product() -> None:

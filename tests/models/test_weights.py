@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from stentor.errors import CheckpointError
-from stentor.models.weights import INDEX, DummyWeights, check_shapes, open_checkpoint, read_shapes
+from stentor.models.weights import INDEX, DummyWeights, check_shapes, open_checkpoint
 from tests.checkpoints import Recipe, make_checkpoint, random_tensors, write_tensors
 
 TENSORS = {
@@ -74,14 +74,14 @@ def test_a_damaged_header_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError, match="header is damaged"):
-        read_shapes(path)
+        open_checkpoint(tmp_path)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"<!DOCTYPE html><html>please log in</html>")
     with pytest.raises(CheckpointError, match="no safetensors file"):
-        read_shapes(path)
+        open_checkpoint(tmp_path)
 
 
 def test_a_shard_that_is_absent_is_named(tmp_path: Path) -> None:

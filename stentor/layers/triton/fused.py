@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from stentor.layers.linear import Added, Linear, Norm, Product
-from stentor.layers.quantization import Float8Product, Restored, Scheme, quantize
+from stentor.layers.quantization import Float8Product, Scheme, quantize, restored
 from stentor.layers.triton import convolution, heads, pointwise, rows
 from stentor.layers.triton.products import MOST_ROWS, SkinnyProduct
 
@@ -46,7 +46,7 @@ class ByRows:
     ) -> None:
         self._norm, self._gated = norm, gated
         self._few: SkinnyProduct | None = None
-        self._many: Linear | Restored | Float8Product
+        self._many: Product
         if scheme == "none":
             self._most_rows, self._many = own, Linear(weight)
             if own:
@@ -58,7 +58,7 @@ class ByRows:
         if scheme == "fp8":
             self._most_rows, self._many = _MOST_ROWS_OF_FLOAT8, Float8Product(kept, rows.round_rows)
         else:
-            self._most_rows, self._many = MOST_ROWS, Restored(kept)
+            self._most_rows, self._many = MOST_ROWS, restored(kept)
 
     def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """See `SkinnyProduct.__call__`, of any number of rows."""
