@@ -56,10 +56,6 @@ class Assignment:
     log_format: str
 
 
-class Ready(msgspec.Struct, frozen=True, tag=True):
-    """Every stage is built."""
-
-
 class Crashed(msgspec.Struct, frozen=True, tag=True):
     """A stage could not be built, or is beyond repair; the process ends."""
 
@@ -67,12 +63,12 @@ class Crashed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Gauges(msgspec.Struct, frozen=True, tag=True):
-    """The latest gauges of every stage, by its name."""
+    """Every stage is built; the latest gauges of each, by its name."""
 
     stages: dict[str, dict[str, float]]
 
 
-Report = Ready | Crashed | Gauges
+Report = Crashed | Gauges
 decode_report = msgspec.msgpack.Decoder(Report).decode
 
 
@@ -123,8 +119,6 @@ def _serve(connection: Connection, assignment: Assignment) -> int:
             if crew.failure is not None:
                 _send(connection, Crashed(crew.failure))
                 return 1
-            if crew.ready and reported is None:
-                _send(connection, Ready())
             if crew.ready and reported != crew.gauges():
                 reported = crew.gauges()
                 _send(connection, Gauges(reported))

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from stentor import logs
 from stentor.config import PipelineConfig
 from stentor.errors import Failure, InternalError, to_failure
-from stentor.pipeline.child import STOP, Assignment, Crashed, Gauges, Ready, decode_report
+from stentor.pipeline.child import STOP, Assignment, Crashed, Gauges, decode_report
 from stentor.pipeline.crew import RestartLimit
 from stentor.pipeline.links.process import Exchange
 
@@ -81,10 +81,8 @@ class GroupProcess:
         try:
             while self._connection.poll():
                 match decode_report(self._connection.recv_bytes()):
-                    case Ready():
-                        self.ready = True
                     case Gauges(stages):
-                        self.gauges = stages
+                        self.gauges, self.ready = stages, True
                     case Crashed(failure):
                         self._crash = failure
         except (EOFError, OSError):

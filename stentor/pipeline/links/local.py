@@ -7,7 +7,7 @@ from stentor.pipeline.links import Doorbell, Item, Socket
 
 
 class LocalLink:
-    """Both ends in one; each end's doorbell wakes the worker that waits there."""
+    """Implements `Sender` and `Receiver`; each end's doorbell wakes the worker that waits there."""
 
     def __init__(self, credits: int, sender_bell: Doorbell, receiver_bell: Doorbell) -> None:
         self.sockets: Sequence[Socket] = ()
@@ -30,12 +30,10 @@ class LocalLink:
         return len(self._messages) < self._credits
 
     def send(self, items: Sequence[Item]) -> None:
-        """Hand over one message."""
         self._messages.append(items)
         self._receiver_bell.ring()
 
     def receive(self) -> Sequence[Item] | None:
-        """The next message, or None when there is none now."""
         if not self._messages:
             return None
         items = self._messages.popleft()

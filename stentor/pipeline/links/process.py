@@ -60,7 +60,7 @@ class _Sent(NamedTuple):
 
 
 class ProcessSender:
-    """The upstream end of link number `link`."""
+    """Implements `Sender` for link number `link`."""
 
     def __init__(self, exchange: Exchange, link: int) -> None:
         self._socket = exchange.socket(zmq.ROUTER)
@@ -77,7 +77,6 @@ class ProcessSender:
         self._arena.set_sent(link, exchange.incarnation, 0)
 
     def ready(self) -> bool:
-        """Is there a credit left."""
         self.service()
         return len(self._under_way) < self._exchange.credits
 
@@ -99,7 +98,6 @@ class ProcessSender:
         self._settle()
 
     def close(self) -> None:
-        """Give up the connection."""
         self._socket.close()
 
     def _settle(self) -> None:
@@ -154,7 +152,7 @@ class ProcessSender:
 
 
 class ProcessReceiver:
-    """The downstream end of link number `link`."""
+    """Implements `Receiver` for link number `link`."""
 
     def __init__(self, exchange: Exchange, link: int) -> None:
         self._socket = exchange.socket(zmq.DEALER)
@@ -171,7 +169,6 @@ class ProcessReceiver:
         self._owes_hello = False
 
     def receive(self) -> Sequence[Item] | None:
-        """The next message, or None when there is none now."""
         while True:
             try:
                 message = self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
@@ -182,7 +179,6 @@ class ProcessReceiver:
             return self._take(message)
 
     def close(self) -> None:
-        """Give up the connection."""
         self._socket.disable_monitor()
         self._handshakes.close()
         self._socket.close()
