@@ -3,7 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -23,8 +23,14 @@ class ReferenceEncoder(Protocol):
         """Mono float32 [samples], all of one padded length, to integers [frames, codebooks] each."""
 
 
+class _Waiting(NamedTuple):
+    prompt: Prompt
+    waveform: Array
+    key: bytes
+
+
 class EncodeStage:
-    """Prompt in, Prompt out, with `reference_codes` in the place of `reference_waveform`.
+    """A `Stage`: Prompt in, Prompt out, with `reference_codes` in the place of `reference_waveform`.
 
     A request to enroll ends here: its reference goes out as `Audio`, at `sample_rate_hz` and with its codes.
     Prompts without a recording pass straight on, ahead of those that must be encoded. The encoder is made
@@ -45,7 +51,7 @@ class EncodeStage:
         self._encoder: ReferenceEncoder | None = None
         self._cache = _CodesCache(cache_bytes)
         self._ready: list[Payload] = []
-        self._waiting: OrderedDict[str, tuple[Payload, bytes]] = OrderedDict()
+        self._waiting: dict[str, _Waiting] = {}
 
     def add(self, payload: Payload) -> None:
         """Queue a prompt. Raises RequestError if its recording is no mono signal of finite numbers."""
@@ -53,15 +59,16 @@ class EncodeStage:
         assert isinstance(prompt, Prompt)
         waveform = prompt.reference_waveform
         if waveform is None:
-            self._ready.append(self._done(payload, prompt.reference_codes))
+            self._ready.append(self._done(payload.request_id, prompt, prompt.reference_codes))
             return
         _check(waveform)
-        key = _content_key(waveform)
+        content = np.ascontiguousarray(waveform, np.float32).tobytes()
+        key = hashlib.blake2b(content, digest_size=32).digest()
         codes = self._cache.get(key)
         if codes is None:
-            self._waiting[payload.request_id] = payload, key
+            self._waiting[payload.request_id] = _Waiting(prompt, waveform, key)
         else:
-            self._ready.append(self._done(payload, codes))
+            self._ready.append(self._done(payload.request_id, prompt, codes))
 
     def step(self) -> list[Payload]:
         """Hand on what needs no encoding; if there is nothing of the kind, encode one batch."""
@@ -69,25 +76,23 @@ class EncodeStage:
             ready, self._ready = self._ready, []
             return ready
         batch = self._take_batch()
-        recordings = {key: _waveform(payload) for payload, key in batch}
+        recordings = {waiting.key: waiting.waveform for waiting in batch.values()}
         try:
             if self._encoder is None:
                 self._encoder = self._make_encoder()
             encoded = dict(zip(recordings, self._encoder.encode(list(recordings.values())), strict=True))
         except StentorError as error:
             failure = to_failure(error)
-            return [Payload(payload.request_id, last=True, failure=failure) for payload, _ in batch]
+            return [Payload(request_id, last=True, failure=failure) for request_id in batch]
         for key, codes in encoded.items():
             self._cache.put(key, codes)
-        return [self._done(payload, encoded[key]) for payload, key in batch]
+        return [self._done(name, waiting.prompt, encoded[waiting.key]) for name, waiting in batch.items()]
 
     def abort(self, request_id: str) -> None:
-        """Drop the prompt, if it is still here."""
         self._waiting.pop(request_id, None)
         self._ready = [payload for payload in self._ready if payload.request_id != request_id]
 
     def has_work(self) -> bool:
-        """Is any prompt here."""
         return bool(self._ready or self._waiting)
 
     def stats(self) -> dict[str, float]:
@@ -100,16 +105,13 @@ class EncodeStage:
         }
 
     def close(self) -> None:
-        """Free the encoder and the codes."""
         self._encoder = None
         self._ready.clear()
         self._waiting.clear()
         self._cache = _CodesCache(0)
 
-    def _done(self, payload: Payload, codes: Array | None) -> Payload:
+    def _done(self, request_id: str, prompt: Prompt, codes: Array | None) -> Payload:
         """What goes on: the prompt with its codes, if it has a reference, or that reference itself."""
-        prompt = payload.data
-        assert isinstance(prompt, Prompt)
         data: Prompt | Audio
         if prompt.request.enroll:
             waveform = prompt.reference_waveform
@@ -117,24 +119,24 @@ class EncodeStage:
             data = Audio(silence if waveform is None else waveform, self._sample_rate_hz, codes=codes)
         else:
             data = msgspec.structs.replace(prompt, reference_codes=codes, reference_waveform=None)
-        return msgspec.structs.replace(payload, data=data)
+        return Payload(request_id, data, last=True)
 
-    def _take_batch(self) -> list[tuple[Payload, bytes]]:
+    def _take_batch(self) -> dict[str, _Waiting]:
         """The oldest waiting prompt and others whose recordings become as long, in order of arrival.
 
         Others wait: more padding than a recording gets alone would change its codes.
         """
-        length = self._padded_length(len(_waveform(next(iter(self._waiting.values()))[0])))
-        chosen: dict[str, tuple[Payload, bytes]] = {}
+        length = self._padded_length(len(next(iter(self._waiting.values())).waveform))
+        chosen: dict[str, _Waiting] = {}
         keys: set[bytes] = set()
-        for request_id, (payload, key) in self._waiting.items():
-            fits = self._padded_length(len(_waveform(payload))) == length
-            if fits and (key in keys or len(keys) < _MAX_BATCH):
-                chosen[request_id] = payload, key
-                keys.add(key)
+        for request_id, waiting in self._waiting.items():
+            fits = self._padded_length(len(waiting.waveform)) == length
+            if fits and (waiting.key in keys or len(keys) < _MAX_BATCH):
+                chosen[request_id] = waiting
+                keys.add(waiting.key)
         for request_id in chosen:
             del self._waiting[request_id]
-        return list(chosen.values())
+        return chosen
 
 
 class _CodesCache:
@@ -174,13 +176,3 @@ def _check(waveform: Array) -> None:
         )
     if not np.isfinite(waveform).all():
         raise RequestError("the reference has samples that are not finite numbers", param="reference")
-
-
-def _waveform(payload: Payload) -> Array:
-    assert isinstance(payload.data, Prompt)
-    assert payload.data.reference_waveform is not None
-    return payload.data.reference_waveform
-
-
-def _content_key(waveform: Array) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(waveform, np.float32).tobytes(), digest_size=32).digest()

@@ -13,7 +13,7 @@ from stentor.stages.base import Payload
 
 
 class GenerateStage:
-    """Prompt in, Frames out: the first of a request names it, the last says why it ended."""
+    """A `Stage`: Prompt in, Frames out: the first of a request names it, the last says why it ended."""
 
     def __init__(self, engine: Engine, shape: LMShape) -> None:
         self._engine = engine
@@ -45,20 +45,16 @@ class GenerateStage:
         ]
 
     def abort(self, request_id: str) -> None:
-        """Free the sequence's blocks."""
         self._engine.abort(request_id)
         self._prompts.pop(request_id, None)
 
     def has_work(self) -> bool:
-        """Is any sequence running or waiting."""
         return self._engine.has_work()
 
     def stats(self) -> dict[str, float]:
-        """The engine's gauges."""
         return self._engine.stats()
 
     def close(self) -> None:
-        """Nothing but memory to give back."""
         self._prompts.clear()
 
     def _sequence(self, request_id: str, prompt: Prompt) -> Sequence:

@@ -60,7 +60,7 @@ class _Flight:
 
 
 class VocodeStage:
-    """Frames in, Audio out; any chunking gives the samples of decoding all codes at once.
+    """A `Stage`: Frames in, Audio out; any chunking gives the samples of decoding all codes at once.
 
     A frame is emitted when its right context is there or the stream has ended. A streaming request gets
     chunks by its listener's play-out clock (`playout.Stream`), any other is decoded when it has ended.
@@ -116,7 +116,6 @@ class VocodeStage:
         return self._collect(flight) if flight else []
 
     def abort(self, request_id: str) -> None:
-        """Drop the stream's codes."""
         self._streams.pop(request_id, None)
 
     def has_work(self) -> bool:
@@ -131,7 +130,6 @@ class VocodeStage:
         return {"streams": len(self._streams), "underruns": self._underruns, "round_s": self._round_s}
 
     def close(self) -> None:
-        """Nothing but memory to give back."""
         self._flight = None
         self._streams.clear()
 
