@@ -184,7 +184,7 @@ def float8_case(rows: int, device: str) -> Case:
     x, weight = randn(device, rows, inner), randn(device, outer, inner, scale=inner**-0.5)
     kept = quantization.quantize(weight, "fp8")
     product, restored = (
-        quantization.Float8Product(kept, row_kernels.round_rows),
+        quantization.float8_product(kept, row_kernels.round_rows),
         quantization.restore(kept, DTYPE),
     )
     return Case(

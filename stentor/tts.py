@@ -19,15 +19,7 @@ from stentor.models import registry
 from stentor.pipeline.passage import Passage, speak
 from stentor.pipeline.pipeline import Pipeline
 from stentor.pipeline.stream import AudioStream
-from stentor.request import (
-    Array,
-    FinishReason,
-    ModelInfo,
-    Reference,
-    SamplingParams,
-    SpeechRequest,
-    Usage,
-)
+from stentor.request import Array, FinishReason, ModelInfo, Reference, SamplingParams, SpeechRequest, Usage
 from stentor.text.instructions import directed
 from stentor.voices import VoiceStore
 

@@ -112,7 +112,12 @@ class Downloader:
         host = url.raw_host.decode("ascii")
         failure: Exception = OSError(f"{host!r} has no address")
         port = url.port or (443 if url.scheme == "https" else 80)
-        for address in await self._checked_addresses(host, port):
+        addresses = await asyncio.to_thread(self._resolve, host, port)
+        if not all(self._may_connect(address) for address in addresses):
+            raise ForbiddenError(
+                f"{host!r} is no public address, and this server fetches from no other: send base64"
+            )
+        for address in addresses:
             request = client.build_request(
                 "GET",
                 url.copy_with(host=str(address)),
@@ -124,15 +129,6 @@ class Downloader:
             except httpx2.ConnectError as error:
                 failure = error
         raise failure
-
-    async def _checked_addresses(self, host: str, port: int) -> list[Address]:
-        loop = asyncio.get_running_loop()
-        addresses = await loop.run_in_executor(None, self._resolve, host, port)
-        if not all(self._may_connect(address) for address in addresses):
-            raise ForbiddenError(
-                f"{host!r} is no public address, and this server fetches from no other: send base64"
-            )
-        return addresses
 
     async def _body(self, response: "httpx2.Response") -> bytes:
         if response.status_code != 200:

@@ -191,14 +191,13 @@ def _at(format: Format, bit_rate: int | None) -> Format:
 
 
 def _find(name: str) -> Format:
-    if name in TELEPHONE_FORMATS:
-        return TELEPHONE_FORMATS[name]
-    if name not in FORMATS:
+    found = FORMATS.get(name) or TELEPHONE_FORMATS.get(name)
+    if found is None:
         raise RequestError(
             f"the audio format {name!r} is unknown: choose one of {', '.join(FORMATS)}",
             param="response_format",
         )
-    return FORMATS[name]
+    return found
 
 
 def _quantised(waveform: Array) -> Array:

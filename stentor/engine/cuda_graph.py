@@ -164,11 +164,9 @@ class PrefillGraphs:
 
     def _shape(self, chunks: Rows[Chunk]) -> PrefillShape | None:
         """The smallest that holds them."""
-        tokens = sum(chunk.end - chunk.start for chunk in chunks)
-        for shape in self._shapes:
-            if tokens <= shape.tokens and len(chunks) <= shape.sequences:
-                return shape
-        return None
+        tokens, rows = sum(chunk.end - chunk.start for chunk in chunks), len(chunks)
+        fitting = (shape for shape in self._shapes if tokens <= shape.tokens and rows <= shape.sequences)
+        return next(fitting, None)
 
     def _graph(
         self, shape: PrefillShape, candidates: int

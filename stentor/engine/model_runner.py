@@ -85,12 +85,8 @@ class ModelRunner:
         """Within it, what is enqueued goes to the runner's own stream."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def warm_up(self, *, largest_only: bool = False) -> int:
-        """Compile and capture whatever a usual request needs, or only what takes the most memory.
-
-        Returns:
-            How many graphs there are; none without a GPU.
-        """
+    def warm_up(self, *, largest_only: bool = False) -> None:
+        """Compile and capture whatever a usual request needs, or only what takes the most memory."""
         with self.in_order():
             for graphs in (self._graphs, self._prefill_graphs):
                 if graphs is not None:
@@ -98,7 +94,6 @@ class ModelRunner:
             if self._graphs is None and self._stream is not None:
                 # What a step takes that is not captured is known when the largest has run; its rows are idle.
                 self._step(self._state, self._max_blocks, self._candidates)
-        return sum(len(graphs) for graphs in (self._graphs, self._prefill_graphs) if graphs is not None)
 
     def decode(self, start: int, end: int, longest: int, captured: bool = True) -> None:
         """One step of the sequences in the slots [start, end), the furthest of which computes `longest`.

@@ -124,20 +124,16 @@ def restored(weight: Quantized) -> Product:
     return lambda x: F.linear(x, restore(weight, x.dtype))
 
 
-class Float8Product:
+def float8_product(weight: Quantized, round_rows: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Product:
     """For many rows: both sides in float8, each row with its scale, multiplied by the card's 8-bit units."""
+    values, scale_b = weight.values.t(), weight.scale.t()
 
-    def __init__(self, weight: Quantized, round_rows: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-        self._values = weight.values.t()
-        self._scale = weight.scale.t()
-        self._round_rows = round_rows
+    def product(x: Tensor) -> Tensor:
+        rounded, scale_a = round_rows(x)
+        y = torch._scaled_mm(rounded, values, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16)
+        return y.to(x.dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_rows, in_features] to [num_rows, out_features]."""
-        rounded, scale = self._round_rows(x)
-        return torch._scaled_mm(
-            rounded, self._values, scale_a=scale, scale_b=self._scale, out_dtype=torch.bfloat16
-        ).to(x.dtype)
+    return product
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:

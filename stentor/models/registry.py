@@ -72,22 +72,16 @@ def name_of(folder: Path) -> str:
 
 
 def _download(model: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(snapshot_download(model, allow_patterns=list(_HUB_FILES)))
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         problem = "the hub has no such model, or shows it to its members only (then set HF_TOKEN)"
-    except HFValidationError:
+    except errors.HFValidationError:
         problem = "that is no hub id"
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         problem = "it is not in the hub's cache, and the hub cannot be reached; fetch it with a network"
-    except (HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, OSError) as error:
         problem = f"the hub does not give it: {str(error).splitlines()[0]}"
     raise ConfigError(f"model {model!r} is no local folder, and {problem}", param="model")

@@ -8,8 +8,8 @@ import torch
 from stentor.errors import ConfigError
 from stentor.layers.linear import Linear
 from stentor.layers.quantization import (
-    Float8Product,
     choose_scheme,
+    float8_product,
     make_product,
     quantize,
     restore,
@@ -66,7 +66,7 @@ def test_a_row_of_int8_gives_the_same_bits_in_any_company(dtype: torch.dtype, in
 
 def test_float8_rounds_both_sides_and_stays_near() -> None:
     x, weight = torch.randn(20, 256).bfloat16() * 50, torch.randn(64, 256).bfloat16()
-    product = Float8Product(quantize(weight, "fp8"), round_rows)
+    product = float8_product(quantize(weight, "fp8"), round_rows)
     assert error(product(x), x.double() @ weight.double().T) < 0.05
     rounded, scale = round_rows(x)
     assert error(rounded.double() * scale, x) < 0.03

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from stentor.layers.linear import Added, Linear, Norm, Product
-from stentor.layers.quantization import Float8Product, Scheme, quantize, restored
+from stentor.layers.quantization import Scheme, float8_product, quantize, restored
 from stentor.layers.triton import convolution, heads, pointwise, rows
 from stentor.layers.triton.products import MOST_ROWS, SkinnyProduct
 
@@ -56,7 +56,7 @@ class ByRows:
         scale = kept.scale if scheme == "int4" else kept.scale[:, 0]
         self._few = SkinnyProduct(kept.values, scale, gated=gated, norm=norm)
         if scheme == "fp8":
-            self._most_rows, self._many = _MOST_ROWS_OF_FLOAT8, Float8Product(kept, rows.round_rows)
+            self._most_rows, self._many = _MOST_ROWS_OF_FLOAT8, float8_product(kept, rows.round_rows)
         else:
             self._most_rows, self._many = MOST_ROWS, restored(kept)
 
