@@ -86,6 +86,8 @@ def first_model(url: str) -> str:
 
 def check_reachable(target: Target) -> None:
     """Raise ConfigError with the server's own words if one short request brings no audio."""
+    if not target.url.startswith(("http://", "https://")):
+        raise ConfigError(f"{target.url!r} is no address of a server: it begins with http:// or https://")
     level = asyncio.run(run_level(target, ["Hello."], 1))
     if level.errors:
         raise ConfigError(f"{target.url} does not speak: {level.errors[0]}")

@@ -78,8 +78,11 @@ def read_codes(path: Path) -> "Array":
             codes = np.load(file, allow_pickle=False)
     except OSError as error:
         raise NotFoundError(f"the codes {str(path)!r} cannot be read: {error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RequestError(f"{str(path)!r} is not an .npy array of numbers: {error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        # NumPy's own words advise to run whatever is in the file.
+        raise RequestError(
+            f"{str(path)!r} is not an .npy array of numbers: make it with `stentor codes encode` or np.save"
+        ) from None
     if not isinstance(codes, np.ndarray):
         raise RequestError(f"{str(path)!r} holds several arrays: save the codes alone, with np.save")
     return codes

@@ -11,7 +11,7 @@ from stentor.cli.options import with_flags, with_settings
 from stentor.cli.output import STDOUT, check_output, write_output
 from stentor.cli.progress import Progress
 from stentor.config import Config, EngineConfig, PipelineConfig
-from stentor.errors import RequestError
+from stentor.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
     from stentor.tts import Speech
@@ -94,6 +94,8 @@ def _check_files(output: str, format: str | None, save_codes: Path | None) -> st
     for path in (output, save_codes):
         if path is not None:
             check_output(path)
+    if save_codes is not None and save_codes.resolve() == Path(output).resolve():
+        raise ConfigError(f"the codes would replace the audio in {output!r}: give --save-codes another name")
     return format or ("wav" if output == STDOUT else format_of(output))
 
 

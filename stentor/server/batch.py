@@ -129,8 +129,6 @@ def _body(fields: dict[str, Any], place: str) -> SpeechBody:
     try:
         return SpeechBody.model_validate(fields)
     except ValidationError as error:
-        problem = error.errors()[0]
-        problem["loc"] = ("body", *problem["loc"])
-        wrong = explain(dict(problem), FIELDS)
+        wrong = explain(error.errors(), FIELDS)
         wrong.param = f"{place}{wrong.param}" if wrong.param else place.rstrip(".") or None
         raise wrong from None

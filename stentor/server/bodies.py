@@ -140,7 +140,7 @@ class SpeechBody(_Strict):
         return self
 
 
-FIELDS = tuple(dict.fromkeys((*SpeechBody.model_fields, *ReferenceBody.model_fields)))
+FIELDS = tuple(SpeechBody.model_fields)
 
 
 def _asks_nothing(name: Any, value: Any) -> bool:

@@ -80,8 +80,7 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
     try:
         return kind.model_validate(named)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise explain({**problem, "loc": ("body", *problem["loc"])}, tuple(kind.model_fields)) from None
+        raise explain(error.errors(), tuple(kind.model_fields)) from None
 
 
 async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_id: str) -> Voice:

@@ -24,7 +24,7 @@ from stentor.errors import (
     StentorError,
     TooLargeError,
 )
-from stentor.server.bodies import FOREIGN_FIELDS
+from stentor.server.bodies import FOREIGN_FIELDS, ReferenceBody
 
 MODEL_NOT_FOUND = "model_not_found"
 REQUEST_NOT_FOUND = "request_not_found"
@@ -40,6 +40,15 @@ _STATUS: list[tuple[type[StentorError], int]] = [
     # Whoever still reads this did not abort it: the server is going down.
     (AbortedError, 503),
 ]
+
+# What other servers call a field whose name here is not like it, or less like it than another's.
+_MEANT = {
+    **dict.fromkeys(("text", "prompt"), "input"),
+    **dict.fromkeys(("system_prompt", "style"), "instructions"),
+    **dict.fromkeys(("format", "output_format", "audio_format"), "response_format"),
+    **dict.fromkeys(("reference_audio_base64", "speaker_wav", "audio_url"), "ref_audio"),
+    **dict.fromkeys(("rate", "speech_rate"), "speed"),
+}
 
 # Where other servers turn speech into text.
 _LISTENING = {f"/v1/audio/{what}" for what in ("transcriptions", "translations", "diarizations")}
@@ -85,7 +94,8 @@ def install(app: FastAPI, fields: Sequence[str]) -> None:
 
     async def on_invalid_body(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError), "registered for these only"
-        return error_response(explain(error.errors()[0], fields))
+        problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
+        return error_response(explain(problems, fields))
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException), "registered for these only"
@@ -101,12 +111,18 @@ def install(app: FastAPI, fields: Sequence[str]) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def explain(problem: dict[str, Any], fields: Sequence[str]) -> RequestError:
-    """One of pydantic's findings about a body, in words that say how to mend it."""
-    place = problem["loc"][1:]
+def explain(problems: Sequence[Any], fields: Sequence[str], within: tuple[str, ...] = ()) -> RequestError:
+    """Pydantic's findings about a body in words that say how to mend it.
+
+    `fields` are those that it may have, `within` is its place in the whole message.
+    """
+    # A field under another name is missing as well: to hear that alone would be a riddle.
+    unknown = [each for each in problems if each["type"] == "extra_forbidden"]
+    problem = unknown[0] if unknown and problems[0]["type"] == "missing" else problems[0]
+    place, kind = (*within, *problem["loc"]), problem["type"]
     # Beyond the fields, pydantic names the types that it tried.
-    param = _spell([step for step in place if isinstance(step, int) or step in fields] or place[:1])
-    kind = problem["type"]
+    known = {*within, *fields, *ReferenceBody.model_fields}
+    param = _spell([step for step in place if isinstance(step, int) or step in known] or place[:1])
     if kind == "json_invalid":
         return RequestError(f"the body is not valid JSON: {problem['ctx']['error']}")
     if kind == "value_error":
@@ -118,8 +134,11 @@ def explain(problem: dict[str, Any], fields: Sequence[str]) -> RequestError:
         if name in FOREIGN_FIELDS:
             message = f"{name} is not for this model: leave it out"
             return RequestError(message, param=_spell(place), code="not_for_this_model")
-        near = get_close_matches(name, fields, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the known ones are {', '.join(fields)}"
+        choice = tuple(ReferenceBody.model_fields) if "references" in place[:-1] else fields
+        near = [meant for meant in (_MEANT.get(name),) if meant in choice] or get_close_matches(
+            name, choice, n=1
+        )
+        hint = f"did you mean {near[0]!r}?" if near else f"the known ones are {', '.join(choice)}"
         return RequestError(f"unknown field {name!r}: {hint}", param=_spell(place), code="unknown_field")
     if kind == "missing":
         return RequestError(f"{param} is missing", param=param)
@@ -131,8 +150,7 @@ def validated(kind: type[M], value: Any, fields: Sequence[str], place: tuple[str
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise explain({**problem, "loc": ("message", *place, *problem["loc"])}, [*place, *fields]) from None
+        raise explain(error.errors(), fields, place) from None
 
 
 def _spell(steps: Sequence[str | int]) -> str:

@@ -98,6 +98,8 @@ def test_errors_and_silence_are_counted_not_measured() -> None:
 def test_nobody_there_is_a_clear_error() -> None:
     with pytest.raises(ConfigError, match="does not speak"):
         check_reachable(Target("http://127.0.0.1:9", timeout_s=5))
+    with pytest.raises(ConfigError, match="begins with http"):
+        check_reachable(Target("127.0.0.1:9", timeout_s=5))
 
 
 def test_a_listener_runs_dry_when_a_chunk_comes_after_its_time() -> None:

@@ -60,6 +60,9 @@ def test_a_result_that_cannot_be_written_is_refused_before_the_work(checkpoint: 
         say(checkpoint, "Hello.", "-o", str(tmp_path / "no" / "out.wav")).exception, ConfigError
     )
     assert isinstance(say(checkpoint, "Hello.", "-o", "out.doc").exception, RequestError)
+    twice = str(tmp_path / "out.wav")
+    assert isinstance(say(checkpoint, "Hello.", "-o", twice, "--save-codes", twice).exception, ConfigError)
+    assert not (tmp_path / "out.wav").exists()
 
 
 def test_what_http_shapes_is_shaped_here(checkpoint: Path, tmp_path: Path) -> None:

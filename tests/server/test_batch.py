@@ -84,7 +84,7 @@ def test_what_is_wrong_with_one_item_is_its_own_error(serve: Serve) -> None:
     assert told == [
         (None, None),
         ("unknown_field", "items[2].tempo"),
-        (None, "items[3].input"),
+        ("unknown_field", "items[3].inptu"),
         ("voice_not_found", "voice"),
         (None, "stream"),
         (None, "items[6].references[0].text"),

@@ -60,8 +60,7 @@ def test_a_message_that_quotes_half_a_character_still_goes_out() -> None:
 def explained(body: Any) -> RequestError:
     with pytest.raises(ValidationError) as caught:
         SpeechBody.model_validate(body)
-    first = dict(caught.value.errors()[0])
-    return explain({**first, "loc": ("body", *first["loc"])}, FIELDS)
+    return explain(caught.value.errors(), FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +71,13 @@ def explained(body: Any) -> RequestError:
         ({"input": "x", "temprature": 1}, "temprature", "did you mean 'temperature'?"),
         ({"input": "x", "max_tokens": 1}, "max_tokens", "did you mean 'max_new_tokens'?"),
         ({"input": "x", "zzz": 1}, "zzz", "the known ones are input, model"),
+        ({"text": "x"}, "text", "did you mean 'input'?"),
+        ({"input": "x", "system_prompt": "sad"}, "system_prompt", "did you mean 'instructions'?"),
+        ({"input": "x", "format": "mp3"}, "format", "did you mean 'response_format'?"),
+        ({"input": "x", "audio": "a.wav"}, "audio", "did you mean 'ref_audio'?"),
+        ({"input": "x", "reference_audio_base64": "a"}, "reference_audio_base64", "'ref_audio'?"),
+        ({"input": "x", "references": [{"txt": "a"}]}, "references[0].txt", "did you mean 'text'?"),
+        ({"input": "x", "references": [{"zzz": 1}]}, "references[0].zzz", "ones are audio_path, audio"),
         ({"input": "x", "references": [{"audio_pth": "a"}]}, "references[0].audio_pth", "'audio_path'"),
         ({"input": "x", "references": "a.wav"}, "references", "valid list"),
         ({"input": "x", "references": [{"text": 3}]}, "references[0].text", "valid string"),
