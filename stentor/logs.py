@@ -10,8 +10,6 @@ from typing import Any
 # The request that the running code serves; None outside of one.
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-_FIELDS = "fields"
-
 
 def setup(level: str | int, format: str, process: str = "") -> None:
     """Send the process's log to stderr; `format` is 'text' or 'json', `process` a name for its lines."""
@@ -28,7 +26,7 @@ def current_format() -> str:
 
 def fields(**values: Any) -> dict[str, Any]:
     """`extra` of a log call: values that a machine reads as they are; None is left out."""
-    return {_FIELDS: {name: value for name, value in values.items() if value is not None}}
+    return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 
 class TextFormatter(logging.Formatter):
@@ -61,7 +59,7 @@ class JsonFormatter(logging.Formatter):
             line["worker"] = self._process
         if REQUEST_ID.get() is not None:
             line["request_id"] = REQUEST_ID.get()
-        line.update(getattr(record, _FIELDS, {}))
+        line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

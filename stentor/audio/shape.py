@@ -4,7 +4,6 @@ Every door shapes audio here, between the model and the encoder, so that all of 
 """
 
 import math
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -38,11 +37,6 @@ class Shape(msgspec.Struct, frozen=True):
         _check("loudness_lufs", self.loudness_lufs, -40, -5)
 
 
-class _Link(Protocol):
-    def feed(self, waveform: Array) -> Array: ...
-    def finish(self) -> Array: ...
-
-
 class Shaper:
     """Shapes one stream of mono float32 waveforms at `sample_rate_hz`; any chunking gives the same samples.
 
@@ -53,7 +47,7 @@ class Shaper:
 
     def __init__(self, shape: Shape, sample_rate_hz: int, *, whole: bool = False) -> None:
         self.sample_rate_hz = shape.sample_rate_hz or sample_rate_hz
-        self._links: list[_Link] = []
+        self._links: list[TailTrim | Tempo | Leveller | Resampler] = []
         if shape.trim_silence:
             self._links.append(TailTrim(sample_rate_hz, math.inf if whole else _PATIENCE_S))
         if shape.speed != 1:

@@ -136,9 +136,4 @@ class AudioStream:
             loop, waiter = waiting
             # A loop that was closed meanwhile has no reader left to wake.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_resolve, waiter)
-
-
-def _resolve(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+                loop.call_soon_threadsafe(lambda: None if waiter.done() else waiter.set_result(None))

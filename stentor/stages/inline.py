@@ -1,6 +1,6 @@
 """Runs a few stages in the calling thread: for command-line tools and measurements that need no pipeline."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from stentor.errors import from_failure
 from stentor.request import Record
@@ -20,7 +20,14 @@ class InlineStages:
         """All that comes out at the end for this record. Raises the StentorError that a stage reported."""
         payloads = [Payload(request_id, record, last=True)]
         for stage in self.stages:
-            payloads = list(_drain(stage, payloads))
+            for payload in payloads:
+                stage.add(payload)
+            payloads = []
+            while stage.has_work():
+                payloads += stage.step()
+            for payload in payloads:
+                if payload.failure is not None:
+                    raise from_failure(payload.failure)
         return [payload.data for payload in payloads if payload.data is not None]
 
     def close(self) -> None:
@@ -33,13 +40,3 @@ class InlineStages:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _drain(stage: Stage, payloads: Iterable[Payload]) -> Iterator[Payload]:
-    for payload in payloads:
-        stage.add(payload)
-    while stage.has_work():
-        for out in stage.step():
-            if out.failure is not None:
-                raise from_failure(out.failure)
-            yield out

@@ -19,10 +19,8 @@ def split(text: str, known: Iterable[str]) -> Iterator[tuple[bool, str]]:
     The pieces joined are the text. Of two known tags at one place the longer one is taken.
     """
     tags = sorted(known, key=len, reverse=True)
-    if not tags:
-        yield from [(False, text)] if text else []
-        return
-    pieces = re.split("(" + "|".join(map(re.escape, tags)) + ")", text)
+    nothing = "(?!)"
+    pieces = re.split(f"({'|'.join(map(re.escape, tags)) or nothing})", text)
     for number, piece in enumerate(pieces):
         if piece:
             yield number % 2 == 1, piece

@@ -16,7 +16,7 @@ from stentor.request import Array
 
 RING_BYTES = 32 * 2**20  # Address space; pages are taken from memory when first used.
 _COUNTERS_BYTES = 4096
-_SENT, _TAKEN, _WORDS_PER_LINK = 0, 8, 16  # In words of 8 bytes: each counter has a cache line of its own.
+SENT, TAKEN, _WORDS_PER_LINK = 0, 8, 16  # In words of 8 bytes: each counter has a cache line of its own.
 _COUNT_BITS = 40
 _ALIGNMENT = 64
 MAX_LINKS = _COUNTERS_BYTES // 8 // _WORDS_PER_LINK
@@ -38,25 +38,17 @@ class Arena:
         """Close the descriptor; the memory stays mapped as long as this object lives."""
         os.close(self.descriptor)
 
-    def set_sent(self, link: int, incarnation: int, count: int) -> None:
-        """Note how many messages this incarnation of the link's sender has sent."""
-        self._words[link * _WORDS_PER_LINK + _SENT] = incarnation << _COUNT_BITS | count
+    def set_count(self, link: int, counter: int, incarnation: int, count: int) -> None:
+        """Note how many messages of this incarnation of the link's sender were `SENT`, or `TAKEN`."""
+        self._words[link * _WORDS_PER_LINK + counter] = incarnation << _COUNT_BITS | count
 
-    def set_taken(self, link: int, incarnation: int, count: int) -> None:
-        """Note how many messages of that incarnation of its sender the link's receiver has taken."""
-        self._words[link * _WORDS_PER_LINK + _TAKEN] = incarnation << _COUNT_BITS | count
-
-    def sent(self, link: int) -> tuple[int, int]:
-        """The sender's incarnation and how many messages it has sent."""
-        return divmod(self._words[link * _WORDS_PER_LINK + _SENT], 1 << _COUNT_BITS)
-
-    def taken(self, link: int) -> tuple[int, int]:
-        """Whose messages the receiver has last taken, and how many."""
-        return divmod(self._words[link * _WORDS_PER_LINK + _TAKEN], 1 << _COUNT_BITS)
+    def count(self, link: int, counter: int) -> tuple[int, int]:
+        """The sender's incarnation whose messages were last `SENT`, or `TAKEN`, and how many."""
+        return divmod(self._words[link * _WORDS_PER_LINK + counter], 1 << _COUNT_BITS)
 
     def under_way(self, link: int) -> int:
         """Messages sent and not yet taken."""
-        (sender, sent), (taken_from, taken) = self.sent(link), self.taken(link)
+        (sender, sent), (taken_from, taken) = self.count(link, SENT), self.count(link, TAKEN)
         return sent - taken if sender == taken_from else sent
 
     def write(self, offset: int, array: Array) -> None:

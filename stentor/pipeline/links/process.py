@@ -25,7 +25,7 @@ import zmq
 from stentor.errors import InternalError, to_failure
 from stentor.pipeline import wire
 from stentor.pipeline.links import Item, Socket
-from stentor.pipeline.links.arena import Arena, Ring
+from stentor.pipeline.links.arena import SENT, TAKEN, Arena, Ring
 from stentor.stages.base import Abort, Payload
 
 _RECONNECT_MS = 10
@@ -74,7 +74,7 @@ class ProcessSender:
         self._receiver = 0  # The receiver's incarnation; 0: none has said hello yet.
         self._entered: set[str] = set()  # Requests of which the receiver has taken something.
         self._lost: set[str] = set()  # Requests that died with a receiver, until their Abort has passed here.
-        self._arena.set_sent(link, exchange.incarnation, 0)
+        self._arena.set_count(link, SENT, exchange.incarnation, 0)
 
     def ready(self) -> bool:
         self.service()
@@ -102,7 +102,7 @@ class ProcessSender:
 
     def _settle(self) -> None:
         """Forget what the receiver has taken, and free its memory."""
-        sender, taken = self._arena.taken(self._link)
+        sender, taken = self._arena.count(self._link, TAKEN)
         if sender != self._exchange.incarnation:
             return
         while self._under_way and self._under_way[0].sequence <= taken:
@@ -146,7 +146,7 @@ class ProcessSender:
         place = self._ring.place if self._route else lambda _: None
         data, items = wire.encode_message(self._exchange.incarnation, self._sequence, items, place)
         self._under_way.append(_Sent(self._sequence, items, self._ring.mark))
-        self._arena.set_sent(self._link, self._exchange.incarnation, self._sequence)
+        self._arena.set_count(self._link, SENT, self._exchange.incarnation, self._sequence)
         if self._route:
             self._socket.send_multipart((self._route, data))
 
@@ -171,12 +171,10 @@ class ProcessReceiver:
     def receive(self) -> Sequence[Item] | None:
         while True:
             try:
-                message = self._decoder.decode(self._socket.recv(zmq.NOBLOCK))
+                return self._take(self._decoder.decode(self._socket.recv(zmq.NOBLOCK)))
             except zmq.Again:
-                if self._connected_anew():
-                    continue
-                return None
-            return self._take(message)
+                if not self._connected_anew():
+                    return None
 
     def close(self) -> None:
         self._socket.disable_monitor()
@@ -184,10 +182,10 @@ class ProcessReceiver:
         self._socket.close()
 
     def _take(self, message: wire.Message) -> Sequence[Item]:
-        sender, taken = self._arena.taken(self._link)
+        sender, taken = self._arena.count(self._link, TAKEN)
         expected = (sender, taken + 1) if message.sender == sender else (message.sender, 1)
         assert (message.sender, message.sequence) == expected, "a message vanished or came twice"
-        self._arena.set_taken(self._link, message.sender, message.sequence)
+        self._arena.set_count(self._link, TAKEN, message.sender, message.sequence)
         # The sender waits only when all credits are spent, and then at least one of them passes here.
         if message.sequence % self._hint_every == 0:
             self._socket.send(b"")

@@ -7,25 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stentor.pipeline.links import arena as module
-from stentor.pipeline.links.arena import Ring, create_arena
+from stentor.pipeline.links.arena import SENT, TAKEN, Ring, create_arena
 
 
 def test_counters_are_read_as_written_by_whoever_maps_the_memory() -> None:
     arena = create_arena(3)
     other = module.Arena(arena.descriptor, 3)
-    arena.set_sent(1, 7, 2**39)
-    other.set_taken(1, 7, 2**39 - 5)
-    assert other.sent(1) == (7, 2**39)
-    assert arena.taken(1) == (7, 2**39 - 5)
+    arena.set_count(1, SENT, 7, 2**39)
+    other.set_count(1, TAKEN, 7, 2**39 - 5)
+    assert other.count(1, SENT) == (7, 2**39)
+    assert arena.count(1, TAKEN) == (7, 2**39 - 5)
     assert arena.under_way(1) == 5
-    assert arena.sent(0) == arena.sent(2) == arena.taken(0) == (0, 0)
+    assert arena.count(0, SENT) == arena.count(2, SENT) == arena.count(0, TAKEN) == (0, 0)
 
 
 def test_a_new_senders_messages_count_from_zero() -> None:
     arena = create_arena(1)
-    arena.set_sent(0, 1, 9)
-    arena.set_taken(0, 1, 9)
-    arena.set_sent(0, 2, 3)
+    arena.set_count(0, SENT, 1, 9)
+    arena.set_count(0, TAKEN, 1, 9)
+    arena.set_count(0, SENT, 2, 3)
     assert arena.under_way(0) == 3
 
 
