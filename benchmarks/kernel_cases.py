@@ -224,7 +224,7 @@ def prefill_batch(lengths: list[int], tables: Tensor, device: str) -> PrefillBat
     starts = torch.tensor([0, *ends], dtype=torch.int32, device=device)
     contexts = torch.tensor(lengths, dtype=torch.int32, device=device)
     spans = tuple(PrefillSpan(end - n, end, n) for end, n in zip(ends, lengths, strict=True))
-    return PrefillBatch(positions, slots, tables, starts, contexts, spans)
+    return PrefillBatch(positions, slots, tables, starts, contexts, spans, positions)
 
 
 def attention_cases(

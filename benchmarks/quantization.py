@@ -117,8 +117,9 @@ def scores(model: HiggsLM, whole: np.ndarray, first: int, kv_dtype: torch.dtype 
     positions = torch.arange(count, device=model.device)
     table = torch.arange(1, blocks + 1, device=model.device)[None]
     ends = torch.tensor([0, count], dtype=torch.int32, device=model.device)
-    batch = PrefillBatch(positions, positions + BLOCK, table, ends, ends[1:], (PrefillSpan(0, count, count),))
-    hidden = model.embed_prompt(torch.from_numpy(whole).to(model.device))
+    prompt, spans = torch.from_numpy(whole).to(model.device), (PrefillSpan(0, count, count),)
+    batch = PrefillBatch(positions, positions + BLOCK, table, ends, ends[1:], spans, prompt[:, 0])
+    hidden = model.embed_prompt(prompt)
     hidden = model.forward(hidden, batch, cache, choose_backend("auto", model.device))
     return model.logits(hidden[first - 1 : -1]).double().cpu()
 

@@ -136,13 +136,18 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
         _check_number("initial_chunk_frames", frames, int, "at least 1", lambda value: value >= 1)
 
 
+# In a prompt's ids: no text, but a row that is all begin codes, or all end codes.
+BEGIN_ROW, END_ROW = -1, -2
+
+
 class Prompt(msgspec.Struct, frozen=True, tag=True):
     """A request ready for the model, before (`reference_waveform`) or after (`reference_codes`) encoding.
 
-    `token_ids` is the prompt as ids, int32 [num_tokens]; the rows of the reference (delayed codes, one
-    position each) belong before `token_ids[reference_start]` and take no place in it. The waveform is mono
-    float32 [num_samples] at the codec's rate, the codes are integers [num_frames, num_codebooks], before the
-    delay pattern. `sampling` has no None left; `max_rows` is the runaway guard's limit (None: guard off).
+    `token_ids` is the prompt as ids, of text or `BEGIN_ROW` and `END_ROW`, int32 [num_tokens]; the rows of
+    the reference (delayed codes, one position each) belong before `token_ids[reference_start]` and take no
+    place in it. The waveform is mono float32 [num_samples] at the codec's rate, the codes are integers
+    [num_frames, num_codebooks], before the delay pattern. `sampling` has no None left; `max_rows` is the
+    runaway guard's limit (None: guard off).
     """
 
     request: SpeechRequest

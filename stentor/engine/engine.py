@@ -120,7 +120,7 @@ class Engine:
             KVCache(shape, num_blocks, config.block_size, model.device),
             config.max_running_requests,
             self.max_context,
-            choose_advance(config.kernels, model.device),
+            choose_advance(config.kernels, model.device, shape),
             graphs=config.cuda_graphs,
         )
 

@@ -1,7 +1,7 @@
 """What the engine asks of a language model: its geometry and three pure functions."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,9 +10,18 @@ from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch
 
 
+class Redraw(NamedTuple):
+    """A code that stands at least `limit` times among its codebook's last `window` rows, at most 16, is drawn
+    again, from the plain distribution: repetition-aware sampling (VALL-E 2, arXiv:2406.05370).
+    """
+
+    window: int
+    limit: int
+
+
 @dataclass(frozen=True)
 class LMShape:
-    """The geometry that the engine needs.
+    """The geometry that the engine needs, and how the model wants to be sampled.
 
     A row holds one code per codebook; codes run to `codebook_size`, of which `begin_code` fills the ramp of
     the delay pattern and `end_code` ends the content. Keys and values of one position take
@@ -28,6 +37,7 @@ class LMShape:
     head_dim: int
     max_positions: int
     dtype: torch.dtype
+    redraw: Redraw | None = None
 
     @property
     def position_bytes(self) -> int:

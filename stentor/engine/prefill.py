@@ -97,10 +97,11 @@ class Prefill(Forward):
         `spans` are for backends that loop over them; no other looks at the host.
         """
         prompt, positions, slots, tables, starts, contexts, ends, new_rows = torch.split(upload, shape.sizes)
+        prompt, tables = prompt.view(shape.tokens, -1), tables.view(shape.sequences, -1)
         batch = PrefillBatch(
-            positions, slots, tables.view(shape.sequences, -1), starts.int(), contexts.int(), spans
+            positions, slots, tables, starts.int(), contexts.int(), spans, token_ids=prompt[:, 0]
         )
-        hidden = self._forward(self._model.embed_prompt(prompt.view(shape.tokens, -1)), batch)
+        hidden = self._forward(self._model.embed_prompt(prompt), batch)
         state = BatchState.over(new_rows.view(shape.sequences, -1), shape.codebooks)
         return self._draw(hidden.index_select(0, ends), state, candidates), state.packed
 

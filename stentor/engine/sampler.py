@@ -15,6 +15,7 @@ from torch import Tensor
 from stentor.engine.arrays import Values, cast, count, fill, library, pick
 from stentor.engine.model import LMShape
 from stentor.engine.noise import gumbel
+from stentor.engine.repetition import redraw
 from stentor.engine.state import BatchState, Status
 from stentor.layers.kernels import fuses
 from stentor.request import SamplingParams
@@ -113,6 +114,8 @@ def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) 
         or idle sequences are frozen and read -1.
     """
     codes = sample(logits, state, candidates)
+    if shape.redraw is not None:
+        codes = redraw(codes, _like(logits.float(), state), state, shape)
     num_codebooks, array_library = shape.num_codebooks, library(codes)
     codebook = count(num_codebooks, codes)
     opening = state.ramp < num_codebooks
@@ -159,9 +162,9 @@ def fused_advance(logits: Tensor, state: BatchState, shape: LMShape, candidates:
 Advance = Callable[[Tensor, BatchState, LMShape, int], Values]
 
 
-def choose_advance(kernels: str, device: torch.device) -> Advance:
-    """The form of `advance` that the setting `kernels` means on `device`."""
-    return fused_advance if fuses(kernels, device) else advance
+def choose_advance(kernels: str, device: torch.device, shape: LMShape) -> Advance:
+    """The form of `advance` that the setting `kernels` means on `device`; one launch cannot draw again."""
+    return fused_advance if fuses(kernels, device) and shape.redraw is None else advance
 
 
 def _like(values: Tensor, state: BatchState) -> Values:

@@ -32,7 +32,8 @@ class PrefillSpan:
 class PrefillBatch:
     """Many new positions of several sequences, one after the other; rows behind the last span are padding.
 
-    `positions` and `slots` are int64 [num_tokens]; `block_tables` int64 [num_sequences, num_blocks] covers
+    `positions`, `slots` and `token_ids` are int64 [num_tokens], an id below 0 says that a row of codes stands
+    there; `block_tables` int64 [num_sequences, num_blocks] covers
     each whole context. The spans stand on the host for whoever loops over them, and on the device for
     whoever must not look: `starts` int32 [num_sequences + 1], where the rows of each sequence begin and
     those of the last end, and `contexts` int32 [num_sequences]. A sequence without rows pads the batch.
@@ -44,6 +45,7 @@ class PrefillBatch:
     starts: Tensor
     contexts: Tensor
     spans: tuple[PrefillSpan, ...]
+    token_ids: Tensor
 
     @property
     def longest(self) -> int:

@@ -18,11 +18,11 @@ class BlockWeights:
     are products of their input's RMSNorm.
 
     The weight of `qk_norm`, [num_heads + num_kv_heads, head_dim], repeats the query norm for each head, then
-    the key norm.
+    the key norm; some families have none.
     """
 
     qkv: Product
-    qk_norm: Norm
+    qk_norm: Norm | None
     output: Added
     gated: Product
     down: Added
@@ -56,7 +56,7 @@ class Attend:
         self._batch = batch
         self._turn = rotary.at(batch.positions)
 
-    def __call__(self, qkv: Tensor, norm: Norm, layer: int) -> Tensor:
+    def __call__(self, qkv: Tensor, norm: Norm | None, layer: int) -> Tensor:
         """Attention of queries, keys and values, [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]."""
         cache, batch = self._cache[layer], self._batch
         qkv = qkv.view(len(qkv), -1, cache.shape[-1])

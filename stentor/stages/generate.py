@@ -8,7 +8,7 @@ from stentor.engine.engine import Engine
 from stentor.engine.model import LMShape
 from stentor.engine.sequence import Output, Sequence, delay
 from stentor.errors import RequestError, to_failure
-from stentor.request import Array, Frames, Prompt
+from stentor.request import BEGIN_ROW, END_ROW, Array, Frames, Prompt
 from stentor.stages.base import Payload
 
 
@@ -87,7 +87,9 @@ class GenerateStage:
 def prompt_matrix(prompt: Prompt, shape: LMShape) -> Array:
     """The prompt as the engine reads it: int32 [num_tokens, 1 + num_codebooks], see `Sequence`."""
     text = np.zeros((len(prompt.token_ids), 1 + shape.num_codebooks), dtype=np.int32)
-    text[:, 0] = prompt.token_ids
+    text[:, 0] = np.maximum(prompt.token_ids, -1)
+    text[prompt.token_ids == BEGIN_ROW, 1:] = shape.begin_code
+    text[prompt.token_ids == END_ROW, 1:] = shape.end_code
     if prompt.reference_codes is None:
         return text
     rows = delay(prompt.reference_codes, shape.begin_code, shape.end_code)

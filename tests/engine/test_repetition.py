@@ -1,12 +1,15 @@
 """The repetition penalty lowers the codes of a codebook's last rows for whoever asked; others pay nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
 
-from stentor.engine.model import LMShape
-from stentor.engine.repetition import penalise
+from stentor.engine.model import LMShape, Redraw
+from stentor.engine.repetition import penalise, redraw
+from stentor.engine.sampler import advance, choose_advance
 from stentor.engine.state import RECENT_ROWS, BatchState, Status
 from stentor.request import SamplingParams
 from tests.checkpoints import Recipe
@@ -94,3 +97,68 @@ def test_the_runner_asks_for_it_while_someone_does() -> None:
     assert asked[0]
     assert not asked[-1]
     assert asked == sorted(asked, reverse=True)
+
+
+def again_by_hand(codes: np.ndarray, history: np.ndarray, window: int, limit: int) -> np.ndarray:
+    """Which codes [num_codebooks] stand too often in the last rows of a history [num_rows, num_codebooks]."""
+    recent = history[-window:]
+    return (codes < BEGIN) & ((recent == codes).sum(0) >= limit)
+
+
+@pytest.mark.parametrize("on_arrays", [True, False])
+@pytest.mark.parametrize(("window", "limit"), [(7, 2), (16, 3), (1, 1)])
+def test_a_code_that_stands_too_often_in_the_window_is_drawn_again(
+    window: int, limit: int, on_arrays: bool
+) -> None:
+    shape = dataclasses.replace(SHAPE, redraw=Redraw(window, limit))
+    generator = np.random.default_rng(window)
+    state = BatchState.allocate(3, NUM_CODEBOOKS, 1, torch.device("cpu"))
+    state.status[:] = Status.RUNNING
+    state.noise_key[:] = torch.tensor([5, 6, 7])
+    view = state.arrays if on_arrays else state
+    history = generator.choice([0, 1, 5, 7, BEGIN, END], (40, 3, NUM_CODEBOOKS))
+    fresh: list[int] = []
+    for step in range(1, 40):
+        state.step[:] = step
+        state.last_rows[:] = torch.from_numpy(history[step - 1])
+        codes = generator.choice([0, 1, 5, 7, BEGIN, END], (3, NUM_CODEBOOKS))
+        # Only a fresh draw can be one of these.
+        logits = torch.full((3, NUM_CODEBOOKS, VOCAB), -1e9)
+        logits[..., 100:200] = 0.0
+        given = (codes, logits.numpy()) if on_arrays else (torch.from_numpy(codes), logits)
+        drawn = np.asarray(redraw(*given, view, shape))
+        wanted = np.stack([again_by_hand(codes[i], history[:step, i], window, limit) for i in range(3)])
+        assert np.array_equal(drawn != codes, wanted)
+        fresh += drawn[wanted].tolist()
+    assert min(fresh) >= 100
+    assert max(fresh) < 200
+    assert len(set(fresh)) > 50
+
+
+def test_a_first_row_has_nothing_behind_it() -> None:
+    shape = dataclasses.replace(SHAPE, redraw=Redraw(7, 1))
+    state = BatchState.allocate(1, NUM_CODEBOOKS, 1, torch.device("cpu"))
+    codes = torch.zeros(1, NUM_CODEBOOKS, dtype=torch.int64)
+    assert torch.equal(redraw(codes, torch.zeros(1, NUM_CODEBOOKS, VOCAB), state, shape), codes)
+
+
+def test_a_model_that_draws_again_is_not_caught_in_a_loop_of_one_code() -> None:
+    logits = torch.zeros(1, NUM_CODEBOOKS, VOCAB)
+    logits[..., 3] = 9.0
+
+    def rows(redraws: Redraw | None) -> np.ndarray:
+        shape = dataclasses.replace(SHAPE, redraw=redraws)
+        state = BatchState.allocate(1, NUM_CODEBOOKS, 1, torch.device("cpu"))
+        state.status[:], state.max_rows[:], state.guard_rows[:] = Status.RUNNING, 100, 100
+        return np.concatenate([advance(logits, state.arrays, shape, 1)[:, :-1] for _ in range(60)])
+
+    assert set(rows(None)[20:].ravel()) == {3}
+    # With 3 at 9 the plain distribution gives another code in 11 of 100 draws.
+    assert len(set(rows(Redraw(7, 2))[20:].ravel())) > 10
+
+
+def test_only_a_model_that_never_draws_again_has_its_sampler_in_one_launch() -> None:
+    assert choose_advance("eager", torch.device("cpu"), SHAPE) is advance
+    gpu = torch.device("cuda")
+    shape = dataclasses.replace(SHAPE, redraw=Redraw(7, 2))
+    assert choose_advance("auto", gpu, shape) is advance

@@ -65,7 +65,9 @@ class Paged:
         tables = torch.nn.utils.rnn.pad_sequence([self.blocks[i] for i, _, _ in rows], batch_first=True)
         starts = torch.tensor([0, *(span.end for span in spans)], dtype=torch.int32, device=slots.device)
         contexts = torch.tensor([end for _, _, end in rows], dtype=torch.int32, device=slots.device)
-        batch = PrefillBatch(positions.to(slots.device), slots, tables, starts, contexts, tuple(spans))
+        batch = PrefillBatch(
+            positions.to(slots.device), slots, tables, starts, contexts, tuple(spans), positions
+        )
         out = self.attend(list(rows), batch, padding)
         assert out.isfinite().all()
         return list(out[: spans[-1].end].split([end - start for _, start, end in rows]))

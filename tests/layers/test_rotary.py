@@ -40,3 +40,11 @@ def test_far_positions_keep_their_angles_in_the_models_arithmetic() -> None:
     exact, rounded = table(64).at(torch.tensor([4999])), table(64, torch.bfloat16).at(torch.tensor([4999]))
     for wide, narrow in zip(exact, rounded, strict=True):
         assert torch.equal(wide.bfloat16(), narrow)
+
+
+def test_a_model_may_slow_its_frequencies_down() -> None:
+    cpu = torch.device("cpu")
+    slowed = RotaryTable(8, 64, 1e4, torch.float64, cpu, lambda frequencies: frequencies / 2)
+    plain = RotaryTable(8, 64, 1e4, torch.float64, cpu)
+    for ours, theirs in zip(slowed.at(torch.tensor([10, 60])), plain.at(torch.tensor([5, 30])), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -89,7 +89,7 @@ def run_paged(block: DecoderBlock, x: Tensor, layer: int) -> Tensor:
     last = LENGTH - 1
     starts, contexts = torch.tensor([0, last]).int(), torch.tensor([last]).int()
     spans = (PrefillSpan(0, last, last),)
-    prefill = PrefillBatch(positions[:last], slots[:last], blocks[None], starts, contexts, spans)
+    prefill = PrefillBatch(positions[:last], slots[:last], blocks[None], starts, contexts, spans, positions)
     decode = DecodeBatch(positions[last:], slots[last:], blocks[None])
     begin = block(x[:last], Attend(SdpaBackend(), EagerKernels(), cache, rotary, prefill), layer)
     end = block(x[last:], Attend(SdpaBackend(), EagerKernels(), cache, rotary, decode), layer)

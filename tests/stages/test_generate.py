@@ -9,7 +9,7 @@ from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
 from stentor.engine.sequence import Output, Sequence
 from stentor.errors import OverloadedError, RequestError
-from stentor.request import FinishReason, Frames, Prompt, SamplingParams, SpeechRequest
+from stentor.request import BEGIN_ROW, END_ROW, FinishReason, Frames, Prompt, SamplingParams, SpeechRequest
 from stentor.stages.base import Payload
 from stentor.stages.generate import GenerateStage, prompt_matrix
 from tests.checkpoints import Recipe
@@ -141,6 +141,18 @@ class ScriptedEngine:
 
     def step(self) -> list[Output]:
         return [self.outputs.pop(0)]
+
+
+def test_a_prompt_may_hold_rows_that_are_all_begin_or_end_codes() -> None:
+    ids = np.array([5, BEGIN_ROW, END_ROW, 0, BEGIN_ROW], np.int32)
+    prompt = Prompt(
+        SpeechRequest("r", "Hi."), ids, SamplingParams(), 10, 2, reference_codes=np.ones((1, 8), int)
+    )
+    matrix = prompt_matrix(prompt, MODEL.shape)
+    assert matrix[:, 0].tolist() == [5, -1, *[-1] * 8, -1, 0, -1]
+    assert set(matrix[1, 1:]) == set(matrix[12, 1:]) == {MODEL.shape.begin_code}
+    assert set(matrix[10, 1:]) == {MODEL.shape.end_code}
+    assert not matrix[[0, 11], 1:].any()
 
 
 def test_special_codes_amid_the_content_are_silenced() -> None:

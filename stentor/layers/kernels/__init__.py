@@ -40,8 +40,8 @@ class Kernels(Protocol):
         first half of each row times the second (arXiv:2002.05202); with a `norm`, of x's RMSNorm.
         """
 
-    def place_heads(self, qkv: Tensor, norm: Norm, turn: Turn, place: Place) -> Tensor:
-        """Norm and rotate queries and keys, and put keys and values into the cache.
+    def place_heads(self, qkv: Tensor, norm: Norm | None, turn: Turn, place: Place) -> Tensor:
+        """Norm, if there is one, and rotate queries and keys, and put keys and values into the cache.
 
         Args:
             qkv: [num_tokens, num_heads + 2 * num_kv_heads, head_dim]: queries, keys, values; it is used up.

@@ -36,11 +36,12 @@ class EagerKernels:
         product = self.linear(weight, norm)
         return lambda x: silu_mul(product(x))
 
-    def place_heads(self, qkv: Tensor, norm: Norm, turn: Turn, place: Place) -> Tensor:
-        num_heads = 2 * len(norm.weight) - qkv.shape[1]
-        qk, kv = qkv[:, : len(norm.weight)], qkv[:, num_heads:]
+    def place_heads(self, qkv: Tensor, norm: Norm | None, turn: Turn, place: Place) -> Tensor:
+        num_kv = place.cache.shape[-2]
+        num_heads = qkv.shape[1] - num_kv
+        qk, kv = qkv[:, : num_heads + num_kv // 2], qkv[:, num_heads:]
         # In place, so that the rotated keys stand beside the values and go to the cache in one copy.
-        qk.copy_(rotate(rms_norm(qk, *norm), *turn))
+        qk.copy_(rotate(rms_norm(qk, *norm) if norm else qk, *turn))
         flat = place.cache.view(-1, *place.cache.shape[2:])
         if flat.dtype != kv.dtype:
             largest = torch.finfo(flat.dtype).max

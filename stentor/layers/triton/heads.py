@@ -13,41 +13,45 @@ from stentor.layers.triton.launches import early, wait_for_previous
 _HEADS = 8
 
 
-def place_heads(qkv: Tensor, norm: Norm, turn: Turn, place: Place) -> Tensor:
+def place_heads(qkv: Tensor, norm: Norm | None, turn: Turn, place: Place) -> Tensor:
     """See `Kernels.place_heads`."""
     num_tokens, all_heads, head_dim = qkv.shape
-    (cos, sin), (weight, eps) = turn, norm
+    (cos, sin), (weight, eps) = turn, norm or (qkv, 0.0)
+    num_heads = all_heads - place.cache.shape[-2]
     _place_heads[(num_tokens, triton.cdiv(all_heads, _HEADS))](
-        qkv, weight, cos, sin, place.cache, place.slots, all_heads, len(weight), head_dim, eps, HEADS=_HEADS,
-        BLOCK=triton.next_power_of_2(head_dim // 2), num_warps=2, **early(qkv.device),
+        qkv, weight, cos, sin, place.cache, place.slots, all_heads, num_heads, head_dim, eps,
+        NORM=norm is not None, HEADS=_HEADS, BLOCK=triton.next_power_of_2(head_dim // 2), num_warps=2,
+        **early(qkv.device),
     )  # fmt: skip
-    return qkv[:, : 2 * len(weight) - all_heads]
+    return qkv[:, :num_heads]
 
 
 @triton.jit
 def _place_heads(
-    qkv, norm, cos, sin, cache, slots, all_heads, num_normed, head_dim, eps, HEADS: tl.constexpr,
-    BLOCK: tl.constexpr, EARLY: tl.constexpr,
+    qkv, norm, cos, sin, cache, slots, all_heads, num_heads, head_dim, eps, NORM: tl.constexpr,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     wait_for_previous(EARLY)
     token = tl.program_id(0).to(tl.int64)
     head, column = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None], tl.arange(0, BLOCK)[None, :]
-    num_heads, half = 2 * num_normed - all_heads, head_dim // 2
+    half = head_dim // 2
     inside = (head < all_heads) & (column < half)
     here = qkv + (token * all_heads + head) * head_dim + column
     first = tl.load(here, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(here + half, mask=inside, other=0.0).to(tl.float32)
-    normed = inside & (head < num_normed)
-    mean = (tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / head_dim
-    scale, weight = tl.rsqrt(mean + eps)[:, None], norm + head * head_dim + column
-    turned_first = first * scale * tl.load(weight, mask=normed, other=0.0).to(tl.float32)
-    turned_second = second * scale * tl.load(weight + half, mask=normed, other=0.0).to(tl.float32)
+    turned = inside & (head < (all_heads + num_heads) // 2)
+    turned_first, turned_second = first, second
+    if NORM:
+        mean = (tl.sum(first * first, axis=1) + tl.sum(second * second, axis=1)) / head_dim
+        scale, weight = tl.rsqrt(mean + eps)[:, None], norm + head * head_dim + column
+        turned_first = first * scale * tl.load(weight, mask=turned, other=0.0).to(tl.float32)
+        turned_second = second * scale * tl.load(weight + half, mask=turned, other=0.0).to(tl.float32)
     angle = token * head_dim + half + column
     across = tl.load(sin + angle, mask=column < half, other=0.0).to(tl.float32)
     along = tl.load(cos + angle, mask=column < half, other=0.0).to(tl.float32)
     # Values are left as they are.
-    first = tl.where(normed, turned_first * along - turned_second * across, first)
-    second = tl.where(normed, turned_second * along + turned_first * across, second)
+    first = tl.where(turned, turned_first * along - turned_second * across, first)
+    second = tl.where(turned, turned_second * along + turned_first * across, second)
     asks = inside & (head < num_heads)
     tl.store(here, first.to(qkv.dtype.element_ty), mask=asks)
     tl.store(here + half, second.to(qkv.dtype.element_ty), mask=asks)

@@ -68,6 +68,16 @@ def test_heads_are_normed_rotated_and_put_into_their_slots_only() -> None:
     torch.testing.assert_close(cache.flatten(0, 1), before)
 
 
+def test_heads_of_a_family_without_norms_are_only_rotated() -> None:
+    qkv, slots = randn(3, 8, 12), torch.tensor([7, 19, 3])
+    turn = RotaryTable(12, 50, 1e4, torch.float64, torch.device("cpu")).at(torch.tensor([4, 40, 5]))
+    cache, given = randn(4, 5, 4, 12, seed=2), qkv.clone()
+    queries = KERNELS.place_heads(qkv, None, turn, Place(cache, slots))
+    torch.testing.assert_close(queries, rotate(given[:, :4], *turn))
+    kept = torch.cat((rotate(given[:, 4:6], *turn), given[:, 6:]), dim=1)
+    torch.testing.assert_close(cache.flatten(0, 1)[slots], kept)
+
+
 def test_a_cache_in_float8_gets_the_nearest_that_it_can_say() -> None:
     qkv, norm = randn(2, 4, 12).float() * 1000, randn(3, 12).float()
     turn = RotaryTable(12, 9, 1e4, torch.float32, torch.device("cpu")).at(torch.tensor([4, 5]))

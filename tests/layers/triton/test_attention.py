@@ -107,6 +107,6 @@ def test_blocks_are_found_beyond_what_32_bits_count() -> None:
         torch.tensor(numbers, dtype=torch.int32, device=DEVICE) for numbers in ([0, 9, 26], lengths)
     )
     spans = (PrefillSpan(0, 9, 40), PrefillSpan(9, 26, 17))
-    prefill = PrefillBatch(positions, slots, tables, starts, contexts, spans)
+    prefill = PrefillBatch(positions, slots, tables, starts, contexts, spans, positions)
     q = randn(26, 4, 32, dtype=torch.float16)
     assert_close(attention.TritonBackend()(q, cache, prefill), SdpaBackend()(q, cache, prefill))

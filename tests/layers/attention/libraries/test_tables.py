@@ -15,7 +15,7 @@ def test_a_batch_is_told_once_and_the_next_anew() -> None:
     assert tables_of(decode) is tables
     contexts = torch.tensor([5, 9], dtype=torch.int32)
     rows = torch.zeros(4, dtype=torch.int64)
-    prefill = PrefillBatch(rows, rows, table, torch.tensor([0, 2, 4]), contexts, ())
+    prefill = PrefillBatch(rows, rows, table, torch.tensor([0, 2, 4]), contexts, (), rows)
     assert tables_of(prefill).lengths.tolist() == [5, 9]
 
 
