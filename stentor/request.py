@@ -111,6 +111,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
     `initial_chunk_frames` is the size of the first chunk in frames (None: the vocoder decides);
     `return_codes` puts the generated codes into the last `Audio`. `enroll` asks for no speech: the reference
     is to become a voice, is trimmed and checked as such, and comes back as the only `Audio`, with its codes.
+    `instructions` are words for the delivery, for a model that reads them (`ModelInfo.reads_instructions`).
     """
 
     request_id: str
@@ -123,6 +124,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
     initial_chunk_frames: int | None = None
     return_codes: bool = False
     enroll: bool = False
+    instructions: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -132,6 +134,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
         if not self.text.strip():
             raise RequestError("the text is empty: give at least one word to say", param="input")
         check_characters(self.text, "input")
+        check_characters(self.instructions or "", "instructions")
         frames = self.initial_chunk_frames
         _check_number("initial_chunk_frames", frames, int, "at least 1", lambda value: value >= 1)
 
@@ -201,6 +204,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     checkpoint's own defaults, with no None but `seed`; `control_tags` are in full (`<|prosody:pause|>`).
     Codes of one `codec` (a name made of its codebooks) mean nothing to another. A text of more than
     `max_prompt_chars` is said better in parts of whole sentences; None: any text is said by one prompt.
+    Where it does not read instructions, the words in them that have a control tag become tags of the text.
     """
 
     name: str
@@ -214,3 +218,4 @@ class ModelInfo(msgspec.Struct, frozen=True):
     sampling: SamplingParams
     codec: str = ""
     max_prompt_chars: int | None = None
+    reads_instructions: bool = False

@@ -219,10 +219,11 @@ class TTS:
         seed = options.get("seed")
         seed = secrets.randbits(31) if seed is None else seed
         shaper = Shaper(Shape(**_of(Shape, options)), self.info.sample_rate_hz, whole=whole)
-        text, notes = directed(text, options.get("instructions"), self.info.control_tags)
+        text, instructions, notes = directed(text, options.get("instructions"), self.info)
         request = SpeechRequest(
             request_id=uuid.uuid4().hex,
             text=text,
+            instructions=instructions,
             reference=self._reference(options),
             sampling=SamplingParams(**{**_of(SamplingParams, options), "seed": seed}),
             runaway_guard=options.get("runaway_guard", True),

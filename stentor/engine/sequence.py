@@ -14,9 +14,9 @@ class Sequence:
     """A prompt and the rows that grow from it.
 
     `prompt` is int32 [num_tokens, 1 + num_codebooks]: a text id and zeros, or -1 and a row of codes,
-    mostly the reference's. It says all that the model sees, so equal prefixes of it are equal prefixes of the cache, and
-    two voices never share one. `max_rows` bounds the rows by the request's limit, `guard_rows` by the length
-    of its text (None: no guard).
+    mostly the reference's. It says all that the model sees, so equal prefixes of it are equal prefixes of the
+    cache, and two voices never share one. `max_rows` bounds the rows by the request's limit, `guard_rows` by
+    the length of its text (None: no guard).
     """
 
     id: str

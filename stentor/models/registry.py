@@ -15,6 +15,8 @@ _HUB_FILES = ("*.json", "*.safetensors", "voices/*")
 # model_type of config.json -> where its SpeechModel is. Imported when it is asked for, not before.
 _MODELS = {
     "higgs_multimodal_qwen3": "stentor.models.higgs_audio_v3.spec:HiggsAudioV3",
+    "higgs_audio": "stentor.models.higgs_audio_v2.spec:HiggsAudioV2",
+    "higgs_audio_v2": "stentor.models.higgs_audio_v2.spec:HiggsAudioV2",
 }
 
 

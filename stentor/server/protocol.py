@@ -78,13 +78,15 @@ class Reader:
         if reference is not None and reference.text is not None:
             what, advice = "the reference's text", "a shorter reference will do"
             self._check_length(reference.text, what, advice, "reference_text")
-        text, warnings = directed(body.input, body.instructions, self._info.control_tags)
+        text, instructions, warnings = directed(body.input, body.instructions, self._info)
+        self._check_length(instructions or "", "the scene", "describe it in fewer words", "instructions")
         format = body.response_format or self._default_format
         delivery = _delivery(body, format)
         sampling = self._sampling(body)
         request = SpeechRequest(
             request_id=f"{request_id}.{secrets.token_hex(4)}",
             text=text,
+            instructions=instructions,
             reference=reference or self._voice(body.voice or body.speaker),
             sampling=sampling,
             runaway_guard=body.runaway_guard is not False,

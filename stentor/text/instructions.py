@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from stentor.request import ModelInfo
 from stentor.text.tags import kind_of
 
 # For each tag the words that mean it, as patterns. Of one row only one tag is taken, the first that is said:
@@ -56,14 +58,25 @@ _NEGATION = re.compile(r"\b(?:not|no|never|without|avoid\w*|less|\w+n't|neither|
 _MOST_CHARS = 2_000
 
 
-def directed(text: str, instructions: str | None, known: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """The text with the tags that its instructions ask for, and what to tell the caller of them."""
+class Directed(NamedTuple):
+    """A text, instructions that its model reads itself, and what to tell the caller of them."""
+
+    text: str
+    instructions: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def directed(text: str, instructions: str | None, info: ModelInfo) -> Directed:
+    """A text as its model can follow instructions: with the tags that they ask for, or beside them."""
     if not (instructions and instructions.strip() and text.strip()):
-        return text, ()
-    tags = tags_for(instructions, known)
+        return Directed(text)
+    if info.reads_instructions:
+        return Directed(text, instructions)
+    tags = tags_for(instructions, info.control_tags)
     if not tags:
-        return text, ("instructions are ignored: no words in them have a control tag",)
-    return "".join(f"{tag} " for tag in tags) + text, (f"instructions are read as {' '.join(tags)}",)
+        return Directed(text, notes=("instructions are ignored: no words in them have a control tag",))
+    note = f"instructions are read as {' '.join(tags)}"
+    return Directed("".join(f"{tag} " for tag in tags) + text, notes=(note,))
 
 
 def tags_for(instructions: str, known: Iterable[str]) -> tuple[str, ...]:

@@ -312,3 +312,14 @@ def test_a_hint_changes_nothing_and_its_description_says_that_it_is_one(rosa: Re
 
 def test_every_field_is_one_of_these() -> None:
     assert set(SpeechBody.model_fields) == {*ASKED, *WITH_OTHERS, *HINTS}
+
+
+def test_instructions_go_to_a_model_that_reads_them_as_they_are() -> None:
+    reader = structs.replace(INFO, reads_instructions=True)
+    order = read(reader, instructions="Whisper, sadly.")
+    assert (order.request.text, order.request.instructions) == ("Hello.", "Whisper, sadly.")
+    assert order.warnings == ()
+    assert read(instructions="Whisper, sadly.").request.instructions is None
+    with pytest.raises(TooLargeError, match="the scene has 41 characters, but at most 40") as caught:
+        read(reader, instructions="x" * 41)
+    assert caught.value.param == "instructions"

@@ -1,8 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from stentor.text.instructions import tags_for
+from stentor.request import ModelInfo, SamplingParams
+from stentor.text.instructions import directed, tags_for
 
 EMOTIONS = ("elation", "contentment", "sadness", "anger", "enthusiasm", "affection")
 KNOWN = (
@@ -41,6 +43,15 @@ def test_what_words_ask_for(instructions: str, tags: list[str]) -> None:
 def test_a_tag_that_the_model_does_not_know_is_not_asked_for() -> None:
     assert tags_for("Whisper, slowly.", ("<|style:whispering|>",)) == ("<|style:whispering|>",)
     assert tags_for("Whisper, slowly.", ()) == ()
+
+
+def test_who_reads_instructions_gets_them_beside_the_text() -> None:
+    info = ModelInfo("m", "/m", 24_000, 960, 8, 1024, KNOWN, 4096, SamplingParams(), reads_instructions=True)
+    assert directed("Hi.", "Whisper.", info) == ("Hi.", "Whisper.", ())
+    assert directed("Hi.", " ", info) == ("Hi.", None, ())
+    text, instructions, notes = directed("Hi.", "Whisper.", structs.replace(info, reads_instructions=False))
+    assert (text, instructions) == ("<|style:whispering|> Hi.", None)
+    assert notes == ("instructions are read as <|style:whispering|>",)
 
 
 @given(
