@@ -16,6 +16,7 @@ from stentor.server.delivery import Form
 from stentor.server.errors import BROKEN
 from stentor.server.protocol import Order, Reader
 from stentor.server.utterance import Service, Utterance
+from stentor.text.parts import Manners
 from stentor.text.sentences import SentenceSplitter
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Narration:
         self._make_form = make_form
         self._splitter = splitter
         self._max_pending_chars = max_pending_chars
+        self._in_force = Manners(service.info.control_tags)
         self._half = ""  # Of a character that the last portion ended in.
         self._waiting: deque[str] = deque()
         self._present: Utterance | None = None
@@ -166,7 +168,8 @@ class Narration:
     def _begin(self, text: str) -> Utterance:
         """Speak a sentence, unless that has begun already."""
         self._heard = False
-        order, stream = self._next or (self._manner.order(text), None)
+        said = self._in_force.next(text)
+        order, stream = self._next or (self._manner.order(said), None)
         self._next = None
         self._present = Utterance(self._service, order, partial(self._make_form, order), stream, self._submit)
         return self._present
@@ -183,7 +186,8 @@ class Narration:
             return
         # Where that fails (the house may be full), it is tried again when its turn has come.
         with suppress(StentorError):
-            order = self._manner.order(self._waiting[0])
+            text = self._waiting[0]
+            order = self._manner.order(self._in_force.before(text) + text)
             self._next = order, speak(self._submit, order.request, self._service.info)
 
     def _drop(self) -> None:

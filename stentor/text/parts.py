@@ -1,4 +1,4 @@
-"""Knows how a long text is cut into parts that are each said by a prompt of their own."""
+"""Knows how a long text is cut into parts that are each said by a prompt of their own, in one manner."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,39 @@ from stentor.text.sentences import SentenceSplitter
 from stentor.text.tags import kind_of, split
 
 
+class Manners:
+    """The manners of speaking in a text that is said part by part.
+
+    An emotion, a style or a speed holds on until another of its kind.
+    """
+
+    def __init__(self, known_tags: Iterable[str]) -> None:
+        self._known_tags = tuple(known_tags)
+        self._in_force: dict[str, str] = {}
+
+    def before(self, part: str) -> str:
+        """The tags that the next part is to begin with, each with a blank behind it; may be empty."""
+        begins_with = set()
+        for is_tag, piece in split(part, self._known_tags):
+            if not is_tag and piece.strip():
+                break
+            begins_with.add(kind_of(piece) if is_tag else None)
+        return "".join(f"{tag} " for kind, tag in self._in_force.items() if kind not in begins_with)
+
+    def next(self, part: str) -> str:
+        """The next part with what it is to begin with."""
+        told = self.before(part) + part
+        for is_tag, piece in split(part, self._known_tags):
+            kind = kind_of(piece) if is_tag else None
+            if kind is not None:
+                self._in_force[kind] = piece
+        return told
+
+
 def parts_of(text: str, max_chars: int, known_tags: Iterable[str]) -> list[str]:
     """Whole sentences, as many to a part as `max_chars` allow; a longer sentence is a part of its own.
 
-    What is said is all there, once and in order. A manner of speaking (an emotion, a style, a speed) holds on
-    until another of its kind: each part begins with those that are in force.
+    What is said is all there, once and in order; each part begins with the manners that are in force.
     """
     known_tags = tuple(known_tags)
     splitter = SentenceSplitter()
@@ -22,27 +50,9 @@ def parts_of(text: str, max_chars: int, known_tags: Iterable[str]) -> list[str]:
             parts[-1] += sentence
         else:
             parts.append(sentence)
-    return _with_manners([part.strip() for part in parts], known_tags)
+    manners = Manners(known_tags)
+    return [manners.next(part.strip()) for part in parts]
 
 
 def _is_spoken(text: str, known_tags: tuple[str, ...]) -> bool:
     return any(c.isalnum() for is_tag, piece in split(text, known_tags) if not is_tag for c in piece)
-
-
-def _with_manners(parts: list[str], known_tags: tuple[str, ...]) -> list[str]:
-    in_force: dict[str, str] = {}
-    told = []
-    for part in parts:
-        pieces = list(split(part, known_tags))
-        begins_with = set()
-        for is_tag, piece in pieces:
-            if not is_tag and piece.strip():
-                break
-            begins_with.add(kind_of(piece) if is_tag else None)
-        carried = [tag for kind, tag in in_force.items() if kind not in begins_with]
-        told.append("".join(f"{tag} " for tag in carried) + part)
-        for tag in (piece for is_tag, piece in pieces if is_tag):
-            kind = kind_of(tag)
-            if kind is not None:
-                in_force[kind] = tag
-    return told

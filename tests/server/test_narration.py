@@ -25,6 +25,7 @@ from stentor.text.sentences import SentenceSplitter
 from tests.server.fakes import INFO, Act, FakePipeline, config, say, tone, voices
 
 BODY = SpeechBody(input="-", response_format="pcm", stream=True, trim_silence=False)
+TAGS = ("<|emotion:sadness|>", "<|emotion:anger|>", "<|prosody:pause|>")
 TEXT = "The old dog saw the boat. Then it went home. It slept."
 
 
@@ -167,6 +168,30 @@ def test_what_may_wait_is_bounded(service: Service) -> None:
         narrated.cancel()
 
     asyncio.run(run())
+
+
+def test_a_manner_of_speaking_holds_on_in_the_sentences_behind_it(
+    service: Service, pipeline: FakePipeline
+) -> None:
+    service = replace(service, info=structs.replace(INFO, control_tags=TAGS))
+    manner = Manner(Reader(service.info, voices(), config()), BODY, "talk")
+
+    async def run(narrated: Narration) -> list[Piece]:
+        narrated.write(f"{TAGS[0]}The old dog {TAGS[2]} saw the boat. Then it went home. {TAGS[1]}It slept.")
+        narrated.end()
+        return await told(narrated)
+
+    for _ in range(2):  # Another text knows nothing of it.
+        narrated = Narration(service, manner, make_form, SentenceSplitter(), 1000)
+        pieces = asyncio.run(run(narrated))
+        assert [piece.text for piece in pieces if piece.last][1] == "Then it went home. "
+    said = [request.text.strip() for request in pipeline.requests]
+    assert said[:3] == [
+        f"{TAGS[0]}The old dog {TAGS[2]} saw the boat.",
+        f"{TAGS[0]} Then it went home.",
+        f"{TAGS[1]}It slept.",
+    ]
+    assert said[3:] == said[:3]
 
 
 def test_what_is_being_said_goes_on_when_the_server_is_full_or_about_to_end(
