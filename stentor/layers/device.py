@@ -28,7 +28,9 @@ def resolve_device(name: str) -> torch.device:
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The arithmetic that `name` means; 'auto' is bfloat16 where the hardware multiplies it, else float32."""
     if name == "auto":
-        name = "bfloat16" if device.type == "cuda" or cpu_multiplies_bfloat16() else "float32"
+        # A CPU without bfloat16 products (AVX512-BF16 or AMX) is faster in float32.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        name = "bfloat16" if device.type == "cuda" or fast else "float32"
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
@@ -40,8 +42,3 @@ def check_float8(flag: str, instead: str, device: torch.device) -> None:
         raise ConfigError(
             f"{flag} fp8 needs a GPU of compute capability 8.9 or newer, this one has {found}: use {instead}"
         )
-
-
-def cpu_multiplies_bfloat16() -> bool:
-    """Does this CPU have bfloat16 products (AVX512-BF16 or AMX); without them float32 is faster."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

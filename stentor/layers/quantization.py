@@ -101,22 +101,19 @@ def make_product(weight: Tensor, scheme: Scheme) -> Product:
         raise ConfigError(f"--quantization {scheme} needs a GPU; a CPU has 'int8'")
     if weight.dtype == torch.float64:
         raise ConfigError("--quantization int8 does not go with --dtype float64: use none")
-    return Int8OnCpu(quantize(weight, scheme), weight.dtype)
+    return _int8_on_cpu(quantize(weight, scheme), weight.dtype)
 
 
-class Int8OnCpu:
+def _int8_on_cpu(weight: Quantized, dtype: torch.dtype) -> Product:
     """int8 weights, read as they are by PyTorch's own kernel, whose rows do not feel each other."""
+    # The kernel reads beyond what is no whole step, and crashes there.
+    missing = -weight.values.shape[1] % _INT8_STEP
+    values, scale = F.pad(weight.values, (0, missing)), weight.scale[:, 0].to(dtype)
 
-    def __init__(self, weight: Quantized, dtype: torch.dtype) -> None:
-        # The kernel reads beyond what is no whole step, and crashes there.
-        self._missing = -weight.values.shape[1] % _INT8_STEP
-        self._values = F.pad(weight.values, (0, self._missing))
-        self._scale = weight.scale[:, 0].to(dtype)
+    def product(x: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(F.pad(x, (0, missing)) if missing else x, values, scale)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[num_rows, in_features] to [num_rows, out_features]."""
-        x = F.pad(x, (0, self._missing)) if self._missing else x
-        return torch._weight_int8pack_mm(x, self._values, self._scale)
+    return product
 
 
 def restored(weight: Quantized) -> Product:

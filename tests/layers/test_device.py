@@ -6,7 +6,6 @@ import torch
 from stentor.config import EngineConfig
 from stentor.engine.memory import cache_shape
 from stentor.errors import ConfigError
-from stentor.layers import device
 from stentor.layers.device import check_float8, resolve_device, resolve_dtype
 from stentor.layers.kernels import choose_kernels
 
@@ -34,9 +33,10 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_auto_takes_the_arithmetic_that_the_hardware_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for multiplies, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(device, "cpu_multiplies_bfloat16", lambda here=multiplies: here)
-        assert resolve_dtype("auto", CPU) == dtype
+    for avx, amx in ((True, False), (False, True), (False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda here=avx: here)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda here=amx: here)
+        assert resolve_dtype("auto", CPU) == (torch.bfloat16 if avx or amx else torch.float32)
     assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
 
 

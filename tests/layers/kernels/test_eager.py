@@ -6,7 +6,7 @@ from stentor.layers.context import Place
 from stentor.layers.kernels import EagerKernels
 from stentor.layers.kernels.eager import silu_mul
 from stentor.layers.linear import Linear, Norm
-from stentor.layers.quantization import Int8OnCpu
+from stentor.layers.quantization import quantize, restore
 from stentor.layers.rotary import RotaryTable, rotate
 
 KERNELS = EagerKernels()
@@ -30,10 +30,12 @@ def test_a_norm_comes_before_the_product_and_a_residual_behind_it() -> None:
 
 
 def test_weights_are_kept_as_asked_for() -> None:
-    weight = randn(24, 64).float()
+    weight, x = randn(24, 64).float(), randn(5, 64, seed=1).float()
     assert isinstance(KERNELS.linear(weight), Linear)
-    assert isinstance(EagerKernels("int8").linear(weight), Int8OnCpu)
-    assert isinstance(EagerKernels("int8").head(weight), Int8OnCpu)
+    rounded = restore(quantize(weight, "int8"), torch.float32)
+    assert (x @ rounded.T - x @ weight.T).abs().max() > 1e-2
+    for product in (EagerKernels("int8").linear(weight), EagerKernels("int8").head(weight)):
+        torch.testing.assert_close(product(x), x @ rounded.T, atol=1e-4, rtol=1e-4)
     assert isinstance(KERNELS.head(weight), Linear)
 
 
