@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
+from stentor.engine.model import Redraw
 from stentor.engine.sequence import Sequence
 from stentor.engine.state import Status
 from stentor.layers.kernels import Kernels
@@ -30,8 +31,9 @@ def make_lm(
     tied: bool = True,
     device: str = "cpu",
     kernels: Kernels | None = None,
+    redraw: Redraw | None = None,
 ) -> HiggsLM:
-    """The model under test with the recipe's weights."""
+    """The model under test with the recipe's weights; `redraw` is what another model wants of its sampler."""
     weights = tensors or random_tensors(recipe)
     config = V3Config(
         num_codebooks=NUM_CODEBOOKS,
@@ -48,7 +50,9 @@ def make_lm(
         norm_eps=1e-6,
         tied_heads=tied,
     )
-    return HiggsLM(config, weights.__getitem__, dtype, torch.device(device), kernels)
+    model = HiggsLM(config, weights.__getitem__, dtype, torch.device(device), kernels)
+    model.shape = replace(model.shape, redraw=redraw)
+    return model
 
 
 def make_sequence(name: str, prompt: np.ndarray, sampling: SamplingParams, max_rows: int) -> Sequence:

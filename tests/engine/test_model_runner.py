@@ -7,6 +7,7 @@ import torch
 
 from stentor.config import EngineConfig
 from stentor.engine.engine import Engine
+from stentor.engine.model import Redraw
 from stentor.engine.state import BatchState
 from tests.checkpoints import Recipe
 from tests.engine.harness import make_lm, make_sequence
@@ -16,9 +17,9 @@ from tests.engine.test_engine import SAMPLINGS
 RECIPE = Recipe(seed=5, hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, with_codec=False)
 
 
-def running(num_sequences: int = 5, **settings: Any) -> Engine:
+def running(num_sequences: int = 5, redraw: Redraw | None = None, **settings: Any) -> Engine:
     """An engine some steps into as many sequences, each sampled in another way."""
-    engine = Engine(make_lm(RECIPE), EngineConfig(**({"max_context": 256} | settings)))
+    engine = Engine(make_lm(RECIPE, redraw=redraw), EngineConfig(**({"max_context": 256} | settings)))
     for i in range(num_sequences):
         engine.add(make_sequence(f"s{i}", random_prompt(RECIPE, i, text=5 + 9 * i), SAMPLINGS[i], 100))
     for _ in range(4):

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stentor.engine.kv_cache import KVCache
+from stentor.engine.model import Redraw
 from stentor.engine.sampler import advance
 from stentor.engine.state import BatchState, Status
 from stentor.engine.step import DecodeStep
@@ -19,13 +20,15 @@ from tests.engine.recorder import Recorder
 from tests.engine.test_model_runner import RECIPE, running
 
 CANDIDATES = [0, 1, 64, 1026]
+# Whether the step penalises, and what the model draws again.
+MEMORIES = [(False, None), (True, None), (False, Redraw(7, 1)), (True, Redraw(7, 1))]
 
 
 class Stage:
     """Five sequences under way, and the step on tensors, as a GPU runs it."""
 
-    def __init__(self) -> None:
-        self.engine = running()
+    def __init__(self, redraw: Redraw | None = None) -> None:
+        self.engine = running(redraw=redraw)
         self.runner = self.engine._runner
         self.state = self.runner._state
         cache = self.runner._cache
@@ -38,12 +41,12 @@ class Stage:
         return recorder.seen
 
 
-@pytest.mark.parametrize("penalises", [False, True])
+@pytest.mark.parametrize(("penalises", "redraw"), MEMORIES)
 @pytest.mark.parametrize("candidates", CANDIDATES)
 def test_two_steps_of_equal_shapes_are_the_same_operations_on_the_same_memory(
-    candidates: int, penalises: bool
+    candidates: int, penalises: bool, redraw: Redraw | None
 ) -> None:
-    stage = Stage()
+    stage = Stage(redraw)
     before = stage.state.packed.data_ptr(), stage.cache.data_ptr()
     first = stage.watched(candidates, penalises)
     stage.state.status[1] = Status.STOP
@@ -80,8 +83,12 @@ class Allocations(TorchDispatchMode):
         return sum(made() is not None for made in self._made)
 
 
-@pytest.mark.parametrize("candidates", CANDIDATES)
-def test_a_step_asks_for_the_same_memory_each_time_and_keeps_none_of_it(candidates: int) -> None:
+@pytest.mark.parametrize(
+    ("candidates", "redraw"), [*((size, None) for size in CANDIDATES), (64, Redraw(7, 1))]
+)
+def test_a_step_asks_for_the_same_memory_each_time_and_keeps_none_of_it(
+    candidates: int, redraw: Redraw | None
+) -> None:
     """The law that a captured graph needs, and as much as a CPU can show of it.
 
     Operations do make new tensors: while it is captured, CUDA's allocator takes them from the graph's own
@@ -91,7 +98,7 @@ def test_a_step_asks_for_the_same_memory_each_time_and_keeps_none_of_it(candidat
     """
     seen = []
     for status in (Status.RUNNING, Status.STOP):
-        stage = Stage()
+        stage = Stage(redraw)
         stage.state.status[1] = status
         with Allocations() as allocations:
             record = stage.step(stage.state.rows(0, 5), 8, candidates)
@@ -107,10 +114,12 @@ def test_a_step_asks_for_the_same_memory_each_time_and_keeps_none_of_it(candidat
     assert len(seen[0]) > 50
 
 
-@pytest.mark.parametrize("penalises", [False, True])
+@pytest.mark.parametrize(("penalises", "redraw"), MEMORIES)
 @pytest.mark.parametrize("candidates", CANDIDATES)
-def test_a_step_runs_where_no_value_can_be_read(candidates: int, penalises: bool) -> None:
-    model = make_lm(RECIPE, device="meta")
+def test_a_step_runs_where_no_value_can_be_read(
+    candidates: int, penalises: bool, redraw: Redraw | None
+) -> None:
+    model = make_lm(RECIPE, device="meta", redraw=redraw)
     cache = KVCache(model.shape, 33, 16, model.device)
     state = BatchState.allocate(5, 8, 20, model.device)
     step = DecodeStep(model, SdpaBackend(), cache, advance, on_arrays=False)
@@ -118,10 +127,12 @@ def test_a_step_runs_where_no_value_can_be_read(candidates: int, penalises: bool
     assert record.shape == (5, 9)
 
 
-@pytest.mark.parametrize("penalises", [False, True])
+@pytest.mark.parametrize(("penalises", "redraw"), MEMORIES)
 @pytest.mark.parametrize("candidates", CANDIDATES)
-def test_a_step_on_arrays_is_the_step_on_tensors(candidates: int, penalises: bool) -> None:
-    tensors, arrays = Stage(), Stage()
+def test_a_step_on_arrays_is_the_step_on_tensors(
+    candidates: int, penalises: bool, redraw: Redraw | None
+) -> None:
+    tensors, arrays = Stage(redraw), Stage(redraw)
     for _ in range(3):
         record = tensors.step(tensors.state.rows(0, 5), 8, candidates, penalises)
         other = arrays.runner._step(arrays.state.rows(0, 5), 8, candidates, penalises)
@@ -130,9 +141,11 @@ def test_a_step_on_arrays_is_the_step_on_tensors(candidates: int, penalises: boo
         assert torch.equal(tensors.cache, arrays.cache)
 
 
-@pytest.mark.parametrize("penalises", [False, True])
-def test_idle_and_ended_rows_change_nothing_but_where_they_stand(penalises: bool) -> None:
-    stage, padded = Stage(), Stage()
+@pytest.mark.parametrize(("penalises", "redraw"), MEMORIES)
+def test_idle_and_ended_rows_change_nothing_but_where_they_stand(
+    penalises: bool, redraw: Redraw | None
+) -> None:
+    stage, padded = Stage(redraw), Stage(redraw)
     for each in (stage, padded):
         each.state.status[3] = Status.STOP
     record = stage.step(stage.state.rows(0, 5), 8, 1026, penalises)

@@ -54,7 +54,9 @@ def test_a_checkpoint_finds_its_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", ["qwen3", None])
 def test_an_unknown_type_lists_the_known_ones(tmp_path: Path, model_type: str | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    with pytest.raises(CheckpointError, match="supported are higgs_audio, higgs_audio_v2, higgs_multimodal_qwen3"):
+    with pytest.raises(
+        CheckpointError, match="supported are higgs_audio, higgs_audio_v2, higgs_multimodal_qwen3"
+    ):
         model_for(tmp_path)
 
 
