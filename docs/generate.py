@@ -24,6 +24,7 @@ from stentor.server.app import create_app
 from stentor.server.bodies import ReferenceBody, SpeechBody
 from stentor.server.consents import ConsentBody
 from stentor.server.enrolling import VoiceBody
+from stentor.server.generate import GenerateBody
 from stentor.server.metrics import STAGE_GAUGES, Metrics
 from stentor.voices import VoiceStore
 
@@ -202,6 +203,7 @@ def http_page(page: str) -> str:
     page = fill(page, "routes", routes_table())
     page = fill(page, "fields", fields_table(SpeechBody))
     page = fill(page, "reference fields", fields_table(ReferenceBody))
+    page = fill(page, "generate fields", fields_table(GenerateBody))
     page = fill(page, "voice fields", fields_table(VoiceBody))
     return fill(page, "consent fields", fields_table(ConsentBody))
 

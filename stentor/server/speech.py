@@ -12,6 +12,7 @@ from stentor.server.bodies import SpeechBody
 from stentor.server.caller import current
 from stentor.server.document import SPEECH, answers
 from stentor.server.errors import REQUEST_NOT_FOUND
+from stentor.server.generate import GenerateBody
 from stentor.server.utterance import Service
 
 # OpenAI's libraries say by this header, and by nothing else, that their user reads the bytes as they come:
@@ -31,6 +32,12 @@ def router(service: Service, most_items: int) -> APIRouter:
         if untold and request.headers.get(_READS_AS_IT_COMES) == "stream":
             body = body.model_copy(update={"stream_format": "audio"})
         return SpeechAnswer(service, service.reader.read(body, request.state.request_id))
+
+    @routes.post(
+        "/generate", response_class=Response, responses=answers(["audio/wav"]), summary="Say a text, in WAV."
+    )
+    async def generate(body: GenerateBody, request: Request) -> Response:
+        return SpeechAnswer(service, body.read(service.reader, request.state.request_id))
 
     @routes.post("/v1/audio/speech/batch", summary="Say many texts.")
     async def speak_all(body: BatchBody, request: Request) -> Response:
