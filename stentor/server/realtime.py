@@ -181,7 +181,11 @@ class Session(Conversation):
         settings = merged(
             self._settings, SessionUpdate(audio=wanted.audio) if wanted.audio else SessionUpdate()
         )
-        order = self._order(text, settings, wanted)
+        try:
+            order = self._order(text, settings, wanted)
+        except TooLargeError:
+            self._unspoken.clear()  # Otherwise whatever is sent next would be said with it, and be too long.
+            raise
         # One seed for the whole session: a voice without a reference is the same voice again.
         self._seed = order.seed
         if wanted.input is None:

@@ -339,3 +339,15 @@ def test_a_format_is_told_with_its_own_rate(serve: Serve) -> None:
         output = {"format": {"type": "audio/pcmu"}}
         tell(socket, "session.update", session={"type": "realtime", "audio": {"output": output}})
         assert hear(socket)["session"]["audio"]["output"]["format"] == {"type": "audio/pcmu", "rate": 8000}
+
+
+def test_what_is_too_long_is_not_in_the_way_of_what_comes_next(serve: Serve) -> None:
+    running = serve(say(0.1))
+    with session(running) as socket:
+        for text in ("Hello there. " * 400, "It slept."):
+            tell(socket, "conversation.item.create", item=message(text))
+            until(socket, "conversation.item.done")
+            tell(socket, "response.create")
+            events = until(socket, "response.done" if text == "It slept." else "error")
+        assert events[-1]["response"]["status"] == "completed"
+    assert [request.text for request in running.pipeline.requests] == ["It slept."]
