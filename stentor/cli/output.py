@@ -20,12 +20,23 @@ def check_output(path: str | Path) -> None:
 
 
 def write_output(path: str | Path, data: bytes) -> None:
-    """The result, whole. Raises ConfigError where the file cannot be written."""
+    """The result, whole or not at all. Raises ConfigError where the file cannot be written."""
     try:
         if str(path) == STDOUT:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            Path(path).write_bytes(data)
+            _write_file(Path(path).resolve(), data)
     except OSError as error:
         raise ConfigError(f"cannot write to {str(path)!r}: {error.strerror}") from None
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:
+            if path.is_file():  # Half a recording would pass for a whole one.
+                path.unlink()
+            raise

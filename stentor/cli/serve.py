@@ -17,6 +17,7 @@ from stentor.errors import ConfigError
 if TYPE_CHECKING:
     from stentor.pipeline.pipeline import Pipeline
     from stentor.request import ModelInfo
+    from stentor.server.lifetime import Server
 
 
 @with_settings("model", "engine", "vocoder", "reference", "pipeline", "server", "access", "ui")
@@ -86,18 +87,22 @@ def _load_and_answer(config: Config, listener: socket.socket, wyoming: socket.so
 
     info, pipeline = build_pipeline(config)
     with contextlib.closing(pipeline):
+        # Before the model, which may take a minute: what is wrong with the keys is told at once.
+        server = _make_server(config, info, pipeline, listener, wyoming)
         pipeline.start()
-        return _answer(config, info, pipeline, listener, wyoming)
+        if wyoming is not None:
+            logging.getLogger(__name__).info("Wyoming is spoken on port %d", wyoming.getsockname()[1])
+        server.run(sockets=[listener])
+        return server.status
 
 
-def _answer(
+def _make_server(
     config: Config,
     info: "ModelInfo",
     pipeline: "Pipeline",
     listener: socket.socket,
     wyoming: socket.socket | None,
-) -> int:
-    """Serve until told to end; the exit status."""
+) -> "Server":
     from stentor.server.app import create_app, max_body_bytes
     from stentor.server.lifetime import Server, uvicorn_settings
     from stentor.voices import VoiceStore
@@ -108,11 +113,7 @@ def _answer(
     app = create_app(pipeline, info, VoiceStore(info, config.reference), config, wyoming)
     settings = uvicorn_settings(app, max_body_bytes(config))
     hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
-    if wyoming is not None:
-        logging.getLogger(__name__).info("Wyoming is spoken on port %d", wyoming.getsockname()[1])
-    server = Server(settings, app.state.admission, config.server, hello)
-    server.run(sockets=[listener])
-    return server.status
+    return Server(settings, app.state.admission, config.server, hello)
 
 
 def _reachable(host: str, port: int) -> str:

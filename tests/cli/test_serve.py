@@ -10,8 +10,10 @@ import httpx2
 import numpy as np
 import pytest
 from openai import OpenAI
+from typer.testing import CliRunner
 
 from stentor.bench.local_server import LocalServer
+from stentor.cli.main import app
 from stentor.cli.serve import take_port
 from stentor.config import ServerConfig
 from stentor.errors import ConfigError
@@ -55,6 +57,17 @@ def test_a_door_without_keys_is_not_opened_by_the_other_ones_host() -> None:
         assert listener.getsockname()[0] == "127.0.0.2"
     with pytest.raises(ConfigError, match="--wyoming-host"):
         take_port(ServerConfig(wyoming_host="x" * 64), "--wyoming")
+
+
+def test_keys_that_cannot_be_read_are_told_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    monkeypatch.setattr("stentor.pipeline.pipeline.Pipeline.start", lambda _: pytest.fail("it was loaded"))
+    keys = str(tmp_path / "nowhere.toml")
+    done = CliRunner().invoke(app, ["serve", str(checkpoint), "--port", "0", "--api-keys-file", keys])
+    assert isinstance(done.exception, ConfigError)
+    assert "cannot read the API keys" in done.exception.message
 
 
 @pytest.fixture(scope="module")
