@@ -205,6 +205,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     Codes of one `codec` (a name made of its codebooks) mean nothing to another. A text of more than
     `max_prompt_chars` is said better in parts of whole sentences; None: any text is said by one prompt.
     Where it does not read instructions, the words in them that have a control tag become tags of the text.
+    With a `steady_voice` it speaks in one and the same voice wherever none is asked for.
     """
 
     name: str
@@ -219,3 +220,4 @@ class ModelInfo(msgspec.Struct, frozen=True):
     codec: str = ""
     max_prompt_chars: int | None = None
     reads_instructions: bool = False
+    steady_voice: bool = False

@@ -32,6 +32,7 @@ GENERATION = {
     "max_new_tokens": 1024,
     # It was trained on single sentences: of three in one prompt it says a quarter of the words wrong.
     "max_prompt_chars": 1,
+    "steady_voice": True,
 }
 _CODEC_KEYS = {
     "sample_rate": 24000,

@@ -2,31 +2,35 @@
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.websockets import WebSocket
 
 from stentor.config import Config
 from stentor.errors import ConfigError
 from stentor.request import ModelInfo
-from stentor.server import admin, consents, errors, health, page, realtime, speech, speech_socket, voices
+from stentor.server import admin, consents, errors, health, page, speech, voices
 from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
 from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
 from stentor.server.bodies import FIELDS
-from stentor.server.conversation import Limits
+from stentor.server.conversation import Conversation, Limits
 from stentor.server.document import install_document
 from stentor.server.elevenlabs import routes as elevenlabs_routes
-from stentor.server.elevenlabs import socket as elevenlabs_socket
 from stentor.server.elevenlabs.errors import Translation
+from stentor.server.elevenlabs.socket import InputSocket, MultiInputSocket
 from stentor.server.keys import Keyring
 from stentor.server.metrics import Metrics
 from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
+from stentor.server.realtime import Session
+from stentor.server.speech_socket import SpeechSocket
 from stentor.server.tracing import make_tracer
 from stentor.server.utterance import Service
 from stentor.server.wyoming.server import Door, serving
@@ -35,6 +39,12 @@ from stentor.voices import VoiceStore
 if TYPE_CHECKING:
     from stentor.pipeline.pipeline import Pipeline
 
+_SOCKETS: dict[str, Callable[[WebSocket, Service, Limits], Conversation]] = {
+    "/v1/audio/speech/stream": SpeechSocket,
+    "/v1/realtime": Session,
+    "/v1/text-to-speech/{voice_id}/stream-input": InputSocket,
+    "/v1/text-to-speech/{voice_id}/multi-stream-input": MultiInputSocket,
+}
 # Beside a reference in base64: text, codes and the JSON around them.
 _BODY_MARGIN_BYTES = 2**20
 # What a browser may read of an answer, beside the usual.
@@ -138,12 +148,18 @@ def _add_routes(app: FastAPI, service: Service, info: ModelInfo, store: VoiceSto
     app.include_router(consents.router(kept))
     app.include_router(elevenlabs_routes.router(service, store))
     limits = limits_of(config)
-    for dialect in (speech_socket, realtime, elevenlabs_socket):
-        app.include_router(dialect.router(service, limits))
+    for path, kind in _SOCKETS.items():
+        app.add_api_websocket_route(path, partial(_talk, kind, service, limits))
     reader, server = service.reader, config.server
     theirs = elevenlabs_routes.models(reader.served_name, server.languages, server.max_input_chars)
     app.include_router(health.router(service.pipeline, info, reader, service.metrics, store, theirs))
     app.include_router(page.router())
+
+
+async def _talk(
+    kind: Callable[..., Conversation], service: Service, limits: Limits, websocket: WebSocket
+) -> None:
+    await kind(websocket, service, limits).run()
 
 
 def _add_layers(app: FastAPI, metrics: Metrics, keyring: Keyring, config: Config) -> None:

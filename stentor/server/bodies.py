@@ -16,7 +16,9 @@ FOREIGN_FIELDS = frozenset(
 )
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A body that refuses what it does not know, and what is of another type."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
@@ -28,7 +30,7 @@ class VoiceName(BaseModel):
     id: str
 
 
-class ReferenceBody(_Strict):
+class ReferenceBody(Strict):
     """A recording of the voice to clone, or its codes."""
 
     audio_path: Annotated[
@@ -42,7 +44,7 @@ class ReferenceBody(_Strict):
     text: Annotated[str | None, Field(description="What the recording says; makes the clone better.")] = None
 
 
-class SpeechBody(_Strict):
+class SpeechBody(Strict):
     """What to say, in which voice and how; null means the default."""
 
     input: Annotated[str, Field(description="The text, with control tags where the model knows them.")]

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from stentor.audio.load import decode, is_silent
 from stentor.config import ReferenceConfig
 from stentor.errors import InternalError, NotFoundError, RequestError, TooLargeError
+from stentor.server.bodies import Strict
 from stentor.server.enrolling import read_body
 from stentor.voices.folder import SharedFolder
 
@@ -42,10 +43,8 @@ class Consent(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class ConsentChange(BaseModel):
+class ConsentChange(Strict):
     """What may be changed about a consent."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     name: Label
 

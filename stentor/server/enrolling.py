@@ -5,7 +5,7 @@ import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from stentor.errors import InternalError, RequestError
 from stentor.request import Audio, Reference, SpeechRequest
+from stentor.server.bodies import Strict
 from stentor.server.errors import explain
 from stentor.server.references import read_codes
 from stentor.server.utterance import Service
@@ -33,10 +34,8 @@ _ALSO = {
 _PARAMS = {"references": "audio_sample", "reference": "audio_sample", "reference_codes": "codes"}
 
 
-class VoiceChange(BaseModel):
+class VoiceChange(Strict):
     """What may be said about a voice; null takes it away."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     name: Annotated[str, Field(description="How requests call it: letters, digits, and - _ . between.")] = ""
     transcript: Annotated[

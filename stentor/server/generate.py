@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stentor.errors import RequestError
-from stentor.server.bodies import ReferenceBody, SpeechBody
+from stentor.server.bodies import ReferenceBody, SpeechBody, Strict
 from stentor.server.protocol import Order, Reader
 
 # Our names of what came under theirs.
@@ -17,10 +17,8 @@ _PARAMS = {
 }
 
 
-class GenerateBody(BaseModel):
+class GenerateBody(Strict):
     """What to say, in which voice and scene; null means the default."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     text: Annotated[str, Field(description="The text; `[SPEAKER0]` lines where the model knows speakers.")]
     system_prompt: Annotated[str | None, Field(description="The same as `instructions`.")] = None

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stentor.errors import InternalError, StentorError, TooLargeError
+from stentor.pipeline.kept_voice import KeptVoice
 from stentor.pipeline.passage import Passage, speak
 from stentor.request import Audio, SpeechRequest, check_characters
 from stentor.server.bodies import SpeechBody
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
 
 class Manner:
-    """How a client is spoken to: a body whose text is yet to come; one seed for all of it."""
+    """How a client is spoken to: a body whose text is yet to come; one seed and one `voice` for all of it."""
 
-    def __init__(self, reader: Reader, body: SpeechBody, conversation_id: str) -> None:
+    def __init__(
+        self, reader: Reader, body: SpeechBody, conversation_id: str, voice: KeptVoice | None = None
+    ) -> None:
         """Raises what `Reader.read` does: what cannot be served is refused before there is a text."""
         self._reader = reader
         self._conversation_id = conversation_id
         self._num_orders = 0
-        # A voice without a reference is the same voice again only with the same seed.
+        self.voice = voice or reader.keep_voice()
         self.seed = reader.read(body.model_copy(update={"input": "-"}), conversation_id).seed
         self._body = body.model_copy(update={"seed": self.seed})
 
@@ -39,7 +42,8 @@ class Manner:
         """The order to say a text in this manner. Raises what `Reader.read` does."""
         self._num_orders += 1
         body = self._body.model_copy(update={"input": text})
-        return self._reader.read(body, f"{self._conversation_id}-{self._num_orders}")
+        order = self._reader.read(body, f"{self._conversation_id}-{self._num_orders}")
+        return replace(order, request=self.voice.dress(order.request))
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Narration:
     """One reader's audio of a text that comes in portions.
 
     Sentences are spoken strictly in order. The next one is on its way as soon as the present one has been
-    heard, so that it is there when that has been played; never more than these two are in the house. All
-    calls come from one event loop.
+    heard, so that it is there when that has been played, but waits for the end of one that it takes its voice
+    from; never more than these two are in the house. All calls come from one event loop.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class Narration:
                         self._heard = True
                         self._look_ahead()
                         yield replace(piece, data=data)
+                self._manner.voice.hear(text, utterance.last)
                 piece = replace(piece, last=utterance.last)
             except StentorError as error:
                 piece = replace(piece, error=error)
@@ -182,7 +187,8 @@ class Narration:
 
     def _look_ahead(self) -> None:
         """Begin the next sentence, if it is time to."""
-        if not (self._heard and self._waiting) or self._next is not None:
+        ready = self._heard and self._waiting and self._manner.voice.settled
+        if not ready or self._next is not None:
             return
         # Where that fails (the house may be full), it is tried again when its turn has come.
         with suppress(StentorError):

@@ -7,6 +7,7 @@ from enum import StrEnum
 from stentor.audio.shape import Shape
 from stentor.config import Config
 from stentor.errors import NotFoundError, TooLargeError
+from stentor.pipeline.kept_voice import KeptVoice
 from stentor.request import ModelInfo, Reference, SamplingParams, SpeechRequest
 from stentor.server.bodies import SpeechBody, VoiceName
 from stentor.server.errors import MODEL_NOT_FOUND
@@ -53,7 +54,12 @@ class Reader:
         self._info = info
         self._voices = voices
         self._max_chars = config.server.max_input_chars
+        self._longest_reference_s = config.reference.max_seconds
         self._default_format = config.server.default_format
+
+    def keep_voice(self) -> KeptVoice:
+        """What keeps the voice of one conversation."""
+        return KeptVoice(self._info, self._longest_reference_s)
 
     def check_model(self, name: str | None) -> None:
         """Raise NotFoundError (404) unless `name` means the served model."""

@@ -4,9 +4,9 @@ import base64
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from stentor.errors import InternalError, RequestError, StentorError, TooLargeError
@@ -37,17 +37,6 @@ _MAX_RESPONSES = 4
 _PLACE = {"output_index": 0, "content_index": 0}
 
 
-def router(service: Service, limits: Limits) -> APIRouter:
-    """The route of realtime sessions."""
-    routes = APIRouter()
-
-    @routes.websocket("/v1/realtime")
-    async def talk(websocket: WebSocket) -> None:
-        await Session(websocket, service, limits).run()
-
-    return routes
-
-
 class Session(Conversation):
     """One realtime session: what is to be said, how, and the responses that say it."""
 
@@ -60,6 +49,7 @@ class Session(Conversation):
         self._responses: dict[str, Response] = {}
         self._frozen_voice: str | None = None
         self._seed: int | None = None
+        self.voice = service.reader.keep_voice()
         self._num_orders = 0
         self._settings: dict[str, Any] = {
             "type": "realtime",
@@ -232,7 +222,8 @@ class Session(Conversation):
             max_new_tokens=None if limit == "inf" else limit,
         )
         self._num_orders += 1
-        return self._service.reader.read(body, f"{self.id}-{self._num_orders}")
+        order = self._service.reader.read(body, f"{self.id}-{self._num_orders}")
+        return replace(order, request=self.voice.dress(order.request))
 
     def _cancel(self, response_id: Any) -> None:
         for response in list(self._responses.values()):
@@ -299,6 +290,7 @@ class Response:
             async for data in utterance:
                 await self._send(data)
             self._last = utterance.last
+        self._session.voice.hear(self._order.request.text, self._last)
 
     def _ending(self) -> tuple[str, dict[str, Any] | None]:
         """How the response ended, and why."""

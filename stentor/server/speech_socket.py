@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from starlette.websockets import WebSocket
 
@@ -41,17 +40,6 @@ class SessionFields(BaseModel):
     # vLLM-Omni's ways to speak a text while it is written, which is always done here; two of them stream.
     streaming_mode: Literal["sentence", "sentence_commit", "token_level"] | None = None
     language: str | None = None
-
-
-def router(service: Service, limits: Limits) -> APIRouter:
-    """The route of text that is still being written."""
-    routes = APIRouter()
-
-    @routes.websocket("/v1/audio/speech/stream")
-    async def talk(websocket: WebSocket) -> None:
-        await SpeechSocket(websocket, service, limits).run()
-
-    return routes
 
 
 class SpeechSocket(Conversation):
@@ -120,8 +108,9 @@ class SpeechSocket(Conversation):
         speech = validated(SpeechBody, {**body, **form, "input": "-"}, FIELDS)
         if speech.seed is None and self._manner is not None:
             speech = speech.model_copy(update={"seed": self._manner.seed})
+        voice = self._manner.voice if self._manner is not None else None
         # Its sentences are counted anew, and have ids of their own all the same.
-        self._manner = Manner(self._service.reader, speech, f"{self.id}-{self._num_narrations}")
+        self._manner = Manner(self._service.reader, speech, f"{self.id}-{self._num_narrations}", voice)
         self._fields = session
         await self.send(
             {

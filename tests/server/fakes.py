@@ -71,6 +71,12 @@ def say(
     return script
 
 
+def spoken_with_codes(_: SpeechRequest) -> Iterator[Act]:
+    """2.4 seconds, with codes at the end."""
+    yield sound(0.2)
+    yield sound(2.2, finish_reason=FinishReason.STOP, codes=np.zeros((60, 8), np.uint16))
+
+
 class FakeStream:
     """As the real one: iteration ends, or raises; an abort frees its place at once and ends the iteration."""
 

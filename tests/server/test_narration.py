@@ -22,7 +22,7 @@ from stentor.server.outcomes import Outcomes
 from stentor.server.protocol import Reader
 from stentor.server.utterance import Service
 from stentor.text.sentences import SentenceSplitter
-from tests.server.fakes import INFO, Act, FakePipeline, config, say, tone, voices
+from tests.server.fakes import INFO, Act, FakePipeline, config, say, spoken_with_codes, tone, voices
 
 BODY = SpeechBody(input="-", response_format="pcm", stream=True, trim_silence=False)
 TAGS = ("<|emotion:sadness|>", "<|emotion:anger|>", "<|prosody:pause|>")
@@ -251,3 +251,29 @@ def test_a_piece_of_several_sentences_is_said_in_parts_also_ahead(
     assert all(piece.error is None for piece in asyncio.run(run()))
     said = ["The old dog saw the boat.", "Then it went home.", "It slept."]
     assert sorted(request.text for request in pipeline.requests) == sorted(said * 2)
+
+
+def test_a_voice_that_nobody_named_goes_on_from_sentence_to_sentence(service: Service) -> None:
+    """And whoever takes its voice from another waits for its end; from then on one is begun ahead again."""
+    info = structs.replace(INFO, codec="codec-1")
+    pipeline = FakePipeline(spoken_with_codes)
+    admission = Admission(pipeline)  # type: ignore[arg-type]
+    keeping = replace(service, info=info, pipeline=admission, reader=Reader(info, voices(), config()))
+
+    async def run() -> None:
+        narrated = narration(keeping)
+        narrated.write("One was said. Then it went home. Now it is told. It slept.")
+        narrated.end()
+        ahead = []
+        async with narrated.pieces() as pieces:
+            async for piece in pieces:
+                ahead.append((piece.index, len(pipeline.requests)))
+        # While a sentence is heard, so many have been submitted.
+        assert dict(ahead) == {0: 1, 1: 2, 2: 4, 3: 4}
+
+    asyncio.run(run())
+    references = [request.reference for request in pipeline.requests]
+    assert references[0] is None
+    texts = [reference.text for reference in references[1:] if reference is not None]
+    assert texts == ["One was said.", *["One was said. Then it went home."] * 2]
+    assert [request.return_codes for request in pipeline.requests] == [True, True, False, False]

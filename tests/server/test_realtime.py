@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from msgspec import structs
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 from websockets.exceptions import ConnectionClosed
@@ -16,7 +17,7 @@ from stentor.audio.formats import to_pcm16
 from stentor.errors import InternalError
 from stentor.request import FinishReason
 from tests.server.conftest import Running
-from tests.server.fakes import RATE, Act, say, tone
+from tests.server.fakes import INFO, RATE, Act, say, spoken_with_codes, tone
 from tests.server.test_speech_socket import endless
 
 Serve = Callable[..., Running]
@@ -204,6 +205,18 @@ def test_a_failed_generation_is_a_failed_response_and_not_the_end(serve: Serve) 
         done = until(socket, "response.done")[-1]["response"]
         assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
         assert running.pipeline.requests[-1].sampling.max_new_tokens == 5
+
+
+def test_a_voice_that_nobody_named_goes_on_from_response_to_response(serve: Serve) -> None:
+    running = serve(spoken_with_codes, info=structs.replace(INFO, codec="codec-1"))
+    with session(running) as socket:
+        for text in ("One was said.", "Then it went home."):
+            say_now(socket, text)
+            until(socket, "response.done")
+    first, second = running.pipeline.requests
+    assert first.reference is None
+    assert second.reference is not None
+    assert second.reference.text == "One was said."
 
 
 def test_the_voice_is_frozen_by_the_first_audio(serve: Serve) -> None:

@@ -13,7 +13,7 @@ from stentor.config import Config
 from stentor.models import registry
 from stentor.models.higgs_audio import building
 from stentor.models.higgs_audio.building import arithmetic
-from stentor.models.higgs_audio.generation import read_sampling_defaults
+from stentor.models.higgs_audio.generation import read_generation, read_sampling_defaults
 from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio.tokens import TokenizerFile
 from stentor.models.higgs_audio_codec.config import CodecConfig
@@ -59,6 +59,7 @@ class HiggsAudioV3:
             sampling=read_sampling_defaults(checkpoint, SAMPLING),
             codec=codec_identity(checkpoint),
             max_prompt_chars=read_max_prompt_chars(checkpoint),
+            steady_voice=read_generation(checkpoint).get("steady_voice", bool, False),
         )
 
     def stages(self, checkpoint: Path, config: Config) -> list[StageSpec]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.websockets import WebSocket
 
 from stentor.errors import RequestError, StentorError, TooLargeError
@@ -27,21 +26,6 @@ from stentor.text.sentences import SentenceSplitter
 # Contexts of one connection that are not finished; ElevenLabs allows five.
 _MAX_CONTEXTS = 8
 _MAX_SILENCE_S = 180.0
-
-
-def router(service: Service, limits: Limits) -> APIRouter:
-    """The two sockets."""
-    routes = APIRouter()
-
-    @routes.websocket("/v1/text-to-speech/{voice_id}/stream-input")
-    async def one(websocket: WebSocket) -> None:
-        await InputSocket(websocket, service, _patient(websocket, limits)).run()
-
-    @routes.websocket("/v1/text-to-speech/{voice_id}/multi-stream-input")
-    async def several(websocket: WebSocket) -> None:
-        await MultiInputSocket(websocket, service, _patient(websocket, limits)).run()
-
-    return routes
 
 
 def _patient(websocket: WebSocket, limits: Limits) -> Limits:
@@ -78,7 +62,7 @@ class InputSocket(Conversation):
     """`stream-input`: settings, text in portions, an empty text at the end; then the connection ends."""
 
     def __init__(self, websocket: WebSocket, service: Service, limits: Limits) -> None:
-        super().__init__(websocket, limits)
+        super().__init__(websocket, _patient(websocket, limits))
         self._service = service
         self._voice = websocket.path_params["voice_id"]
         self._query = websocket.query_params

@@ -37,7 +37,7 @@ def speak(folder: Path, config: Config, request: SpeechRequest) -> tuple[list[Fr
 
 
 def test_a_checkpoint_is_described_without_its_weights(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / "my-voice", generation={"temperature": 0.3})
+    folder = make_checkpoint(tmp_path / "my-voice", generation={"temperature": 0.3, "steady_voice": True})
     (folder / "model.safetensors").unlink()
     info = MODEL.describe(folder)
     assert (info.name, info.checkpoint) == ("my-voice", str(folder))
@@ -45,6 +45,7 @@ def test_a_checkpoint_is_described_without_its_weights(tmp_path: Path) -> None:
     assert (info.num_codebooks, info.codebook_size) == (8, 1024)
     assert info.control_tags == tuple(CONTROL_TAGS)
     assert info.context_limit == 32768
+    assert info.steady_voice
     assert info.sampling == SamplingParams(0.3, 1.0, 0, None, 2048, 1.0)
 
 

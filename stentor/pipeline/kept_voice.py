@@ -1,0 +1,50 @@
+"""Knows how a voice that nobody named stays the same from one request to the next: by what it said first."""
+
+import numpy as np
+from msgspec import structs
+
+from stentor.request import Array, Audio, FinishReason, ModelInfo, Reference, SpeechRequest
+from stentor.text.tags import without_tags
+
+# So much speech of a voice is enough to go on with it; what comes after it changes nothing.
+_ENOUGH_S = 4.0
+
+
+class KeptVoice:
+    """The voice of requests that follow one another and name none.
+
+    A model without a `steady_voice` takes another for each prompt without a reference, whatever the seed. So
+    what such requests said so far is the reference of those that come after, until `_ENOUGH_S` are kept or a
+    further one would be over `longest_s`. Where codes mean nothing elsewhere (`ModelInfo.codec` is empty)
+    none are kept.
+    """
+
+    def __init__(self, info: ModelInfo, longest_s: float) -> None:
+        self._frames_per_s = info.sample_rate_hz / info.samples_per_frame
+        self._longest_s = longest_s
+        self._codes: list[Array] = []
+        self._texts: list[str] = []
+        # Does nothing that is still to be heard count?
+        self.settled = info.steady_voice or not info.codec
+
+    def dress(self, request: SpeechRequest) -> SpeechRequest:
+        """The request with what is kept as its reference; one that has its own stays as it is."""
+        if request.reference is not None:
+            self.settled = True
+            return request
+        reference = (
+            Reference(codes=np.concatenate(self._codes), text=" ".join(self._texts)) if self._codes else None
+        )
+        return structs.replace(request, reference=reference, return_codes=not self.settled)
+
+    def hear(self, text: str, last: Audio | None) -> None:
+        """Keep what a request said that was dressed here: its text, and its last audio with its codes."""
+        if self.settled or last is None or last.codes is None or last.finish_reason is not FinishReason.STOP:
+            return
+        if self._seconds(*self._codes, last.codes) <= self._longest_s:
+            self._codes.append(last.codes)
+            self._texts.append(without_tags(text).strip())
+        self.settled = self._seconds(*self._codes) >= min(_ENOUGH_S, self._longest_s)
+
+    def _seconds(self, *codes: Array) -> float:
+        return sum(map(len, codes)) / self._frames_per_s
