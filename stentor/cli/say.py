@@ -30,11 +30,7 @@ _SPEECH = {
     "top_p": (float | None, None, "Share of the probability drawn from."),
     "top_k": (int | None, None, "Number of candidates drawn from; 0 is all."),
     "max_new_tokens": (int | None, None, "Longest generation, in rows of 40 ms."),
-    "repetition_penalty": (
-        float | None,
-        None,
-        "Above 1, a code of the last 0.64 s is less likely; 1 is none.",
-    ),
+    "repetition_penalty": (float | None, None, "Above 1, a code of the last 0.64 s is rarer; 1 is none."),
     "runaway_guard": (bool, True, "Cut a generation far too long for its text."),
     "check_tags": (bool, True, "Refuse control tags that do not exist."),
     "speed": (float, 1.0, "0.25 to 4; the pitch stays."),

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import socket
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,11 +13,6 @@ from stentor.cli import ui as page
 from stentor.cli.options import ModelArgument, with_model, with_settings
 from stentor.config import Config, ServerConfig
 from stentor.errors import ConfigError
-
-if TYPE_CHECKING:
-    from stentor.pipeline.pipeline import Pipeline
-    from stentor.request import ModelInfo
-    from stentor.server.lifetime import Server
 
 
 @with_settings("model", "engine", "vocoder", "reference", "pipeline", "server", "access", "ui")
@@ -66,13 +61,11 @@ def take_port(config: ServerConfig, flag: str = "--port") -> socket.socket:
         raise ConfigError(f"{named} {host!r} is no address of this machine: {error}") from None
     listener = socket.socket(family, kind, protocol)
     try:
-        # Rebinding at once after a restart; a port on which somebody listens is still refused.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Who does not read is given up by the server; this lets the system drop what it buffered for him.
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             timeout_ms = round(1000 * config.write_timeout_s)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
-        listener.bind(address)
+        _bind(listener, address)
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -82,38 +75,45 @@ def take_port(config: ServerConfig, flag: str = "--port") -> socket.socket:
     return listener
 
 
+def _bind(listener: socket.socket, address: Any) -> None:
+    """Bind for this socket alone. With SO_REUSEADDR two may have one port as long as neither listens."""
+    try:
+        listener.bind(address)
+    except OSError:  # Perhaps for connections of a server that has ended, which are no obstacle.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+
+
+def leave_room(listener: socket.socket) -> None:
+    """Before it listens: its connections shall not keep the next server from the port."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
 def _load_and_answer(config: Config, listener: socket.socket, wyoming: socket.socket | None) -> int:
+    """Serve until told to end; the exit status."""
+    from stentor.server.app import create_app, max_body_bytes
+    from stentor.server.lifetime import Server, uvicorn_settings
     from stentor.tts import build_pipeline
+    from stentor.voices import VoiceStore
 
     info, pipeline = build_pipeline(config)
     with contextlib.closing(pipeline):
         # Before the model, which may take a minute: what is wrong with the keys is told at once.
-        server = _make_server(config, info, pipeline, listener, wyoming)
+        app = create_app(pipeline, info, VoiceStore(info, config.reference), config, wyoming)
         pipeline.start()
+        host, port = listener.getsockname()[:2]
+        # Its start and stop are told in our own words, and each request by the server.
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
         if wyoming is not None:
             logging.getLogger(__name__).info("Wyoming is spoken on port %d", wyoming.getsockname()[1])
+        for taken in filter(None, (listener, wyoming)):
+            leave_room(taken)
+        settings = uvicorn_settings(app, max_body_bytes(config))
+        server = Server(settings, app.state.admission, config.server, hello)
         server.run(sockets=[listener])
         return server.status
-
-
-def _make_server(
-    config: Config,
-    info: "ModelInfo",
-    pipeline: "Pipeline",
-    listener: socket.socket,
-    wyoming: socket.socket | None,
-) -> "Server":
-    from stentor.server.app import create_app, max_body_bytes
-    from stentor.server.lifetime import Server, uvicorn_settings
-    from stentor.voices import VoiceStore
-
-    host, port = listener.getsockname()[:2]
-    # Its start and stop are told in our own words, and each request by the server.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(pipeline, info, VoiceStore(info, config.reference), config, wyoming)
-    settings = uvicorn_settings(app, max_body_bytes(config))
-    hello = f"Stentor serves {info.name} on http://{_in_url(host)}:{port}"
-    return Server(settings, app.state.admission, config.server, hello)
 
 
 def _reachable(host: str, port: int) -> str:

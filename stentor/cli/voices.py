@@ -34,12 +34,8 @@ def add(
     recording: Annotated[
         str | None, typer.Argument(help="Recording of one speaker: a file or a URL; three to ten seconds.")
     ] = None,
-    codes: Annotated[
-        Path | None, typer.Option(help="Codes instead of a recording, an .npy array [T, 8].")
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="What the recording says; makes it clearly better.")
-    ] = None,
+    codes: Annotated[Path | None, typer.Option(help="Codes instead, an .npy array [T, 8].")] = None,
+    text: Annotated[str | None, typer.Option(help="What it says; makes it clearly better.")] = None,
     language: Annotated[str | None, typer.Option(help="A language tag, for example en-US.")] = None,
     description: Annotated[str | None, typer.Option(help="How it sounds, for people.")] = None,
     consent: Annotated[str | None, typer.Option(help="Who agreed to it, in your words.")] = None,

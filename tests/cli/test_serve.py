@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from stentor.bench.local_server import LocalServer
 from stentor.cli.main import app
-from stentor.cli.serve import take_port
+from stentor.cli.serve import leave_room, take_port
 from stentor.config import ServerConfig
 from stentor.errors import ConfigError
 from tests.checkpoints import make_checkpoint
@@ -27,6 +27,28 @@ def test_a_port_in_use_is_refused_with_the_way_out() -> None:
         with pytest.raises(ConfigError, match="--port") as caught:
             take_port(ServerConfig(port=port))
     assert str(port) in caught.value.message
+
+
+def test_a_port_belongs_to_one_server_also_before_that_listens() -> None:
+    with take_port(ServerConfig(port=0)) as listener:
+        port = listener.getsockname()[1]
+        for flag in ("--port", "--wyoming"):
+            with pytest.raises(ConfigError, match=flag):
+                take_port(ServerConfig(port=port, wyoming=port), flag)
+
+
+def test_connections_of_a_server_that_has_ended_do_not_keep_its_port() -> None:
+    for _ in range(3):
+        with take_port(ServerConfig(port=0)) as listener:
+            port = listener.getsockname()[1]
+            leave_room(listener)
+            listener.listen()
+            with socket.create_connection(listener.getsockname(), timeout=5) as client:
+                # Whoever closes first is the one who waits.
+                listener.accept()[0].close()
+                assert client.recv(1) == b""
+        with take_port(ServerConfig(port=port)), pytest.raises(ConfigError):
+            take_port(ServerConfig(port=port))
 
 
 def test_port_0_takes_a_free_one() -> None:
