@@ -127,6 +127,11 @@ class ReferenceConfig:
     max_bytes: int = setting(10 * 2**20, "Largest reference file, in bytes.", minimum=1)
     fetch_timeout_s: float = setting(10.0, "Seconds until fetching a reference is given up.", minimum=0.1)
     cache_bytes: int = setting(64 * 2**20, "Memory for encoded references, in bytes.", minimum=0)
+    asr: str = setting(
+        "",
+        "Folder or hub id of a speech recogniser that writes down what references without a transcript say; "
+        "empty: they are cloned without.",
+    )
     voices_folder: str = setting(
         "",
         "Where the voices that users make are kept, for all servers that name it; empty is `stentor/voices` "

@@ -184,7 +184,8 @@ class Frames(msgspec.Struct, frozen=True, tag=True):
 class Audio(msgspec.Struct, frozen=True, tag=True):
     """The next chunk of a stream: mono float32 [num_samples] in [-1, 1] at `sample_rate_hz`.
 
-    The last one carries `finish_reason`, `usage` and, if asked for, all `codes` [num_frames, num_codebooks].
+    The last one carries `finish_reason`, `usage` and, if asked for, all `codes` [num_frames, num_codebooks];
+    that of an enrolled reference its `transcript`, given or heard.
     """
 
     waveform: Array
@@ -192,6 +193,7 @@ class Audio(msgspec.Struct, frozen=True, tag=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     codes: Array | None = None
+    transcript: str | None = None
 
 
 Record = SpeechRequest | Prompt | Frames | Audio

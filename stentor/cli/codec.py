@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stentor.config import Config
+from stentor.config import Config, override
 from stentor.errors import RequestError
 from stentor.models import registry
 from stentor.request import Array, Audio, FinishReason, Frames, Prompt, SpeechRequest
@@ -20,7 +20,8 @@ def inline_stages(config: Config, *names: str) -> InlineStages:
 
 
 def encode_reference(reference: str | Path | bytes, config: Config) -> Array:
-    """The codes of a recording, integers [num_frames, num_codebooks]."""
+    """The codes of a recording, integers [num_frames, num_codebooks]; nobody asks what it says."""
+    config = override(config, {"reference": {"asr": ""}})
     prompt = _encode(SpeechRequest("encode", "a reference", reference=make_reference(reference)), config)
     assert isinstance(prompt, Prompt), "what encode hands on"
     assert prompt.reference_codes is not None, "what encode is for"

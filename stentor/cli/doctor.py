@@ -25,7 +25,7 @@ class Finding:
     remedy: str = ""
 
 
-@with_settings("model", "engine", "pipeline")
+@with_settings("model", "engine", "pipeline", "reference")
 def doctor(config: Config, model: ModelArgument = None) -> None:
     """Look at this machine and a checkpoint; exit status 1 if something keeps them from speaking."""
     config = with_model(config, model)
@@ -117,6 +117,8 @@ def examine_checkpoint(config: Config) -> Iterator[Finding]:
     )
     yield Finding("ok", "tags", f"{len(info.control_tags)} control tags")
     yield Finding("ok", "weights", model.check(folder))
+    heard = registry.recogniser_for(config) and config.reference.asr
+    yield Finding("ok", "transcripts", heard or "given, or none: --asr names what would hear them")
     free_bytes = machine.this_machine().free_memory_bytes
     if size_bytes > free_bytes:
         room = f"{size_bytes / 2**30:.1f} GiB of weights, {free_bytes / 2**30:.1f} GiB free"

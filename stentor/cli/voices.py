@@ -53,7 +53,8 @@ def add(
         made = enroll_reference(recording or read_codes(codes or Path()), text, config)
     voice = voices.add_enrolled(name, made, **about)
     print(voice.id)
-    print(f"{voice.name}: {voice.duration_s:.2f} s of speech", file=sys.stderr)
+    heard = f", heard: {voice.transcript}" if text is None and voice.transcript else ""
+    print(f"{voice.name}: {voice.duration_s:.2f} s of speech{heard}", file=sys.stderr)
 
 
 @app.command("list")

@@ -44,9 +44,7 @@ class Quantized:
         return self.values.numel() * self.values.itemsize + self.scale.numel() * self.scale.itemsize
 
 
-def choose_scheme(
-    name: Literal["auto", "none", "int8", "fp8", "int4"], device: torch.device, dtype: torch.dtype
-) -> Scheme:
+def choose_scheme(name: Scheme | Literal["auto"], device: torch.device, dtype: torch.dtype) -> Scheme:
     """What the setting means: 'auto' is int8 where a step waits for its weights and loses nothing that is
     heard by it, which is known of bfloat16 on a CPU (docs/decisions/0014).
     """

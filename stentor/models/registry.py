@@ -1,23 +1,31 @@
-"""Which checkpoint a MODEL argument means, and which model folder serves it."""
+"""Which checkpoint a MODEL argument means, and which model folder serves it or hears what references say."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from stentor.config import Config
 from stentor.errors import ConfigError, NotFoundError
 from stentor.models.base import SpeechModel
 from stentor.models.fields import Fields
+from stentor.stages.transcribe import Recogniser
 
 BUILT_IN = "stentor-tiny"
 
 _BUILT_IN_FOLDER = Path(__file__).parents[1] / "checkpoints" / "stentor_tiny"
 # The files of a checkpoint; whatever else lies in a repository is not fetched.
-_HUB_FILES = ("*.json", "*.safetensors", "voices/*")
+_HUB_FILES = ["*.json", "*.safetensors", "voices/*"]
+# The same weights once more, as some repositories have them.
+_NOT_FETCHED = ["*.fp32*"]
 # model_type of config.json -> where its SpeechModel is. Imported when it is asked for, not before.
 _MODELS = {
     "higgs_multimodal_qwen3": "stentor.models.higgs_audio_v3.spec:HiggsAudioV3",
     "higgs_audio": "stentor.models.higgs_audio_v2.spec:HiggsAudioV2",
     "higgs_audio_v2": "stentor.models.higgs_audio_v2.spec:HiggsAudioV2",
 }
+# The same for what writes down what a reference says: a class that is given folder and device.
+_RECOGNISERS = {"whisper": "stentor.models.whisper.recogniser:Whisper"}
 
 
 def resolve(model: str) -> Path:
@@ -32,6 +40,29 @@ def resolve(model: str) -> Path:
     """
     if model in ("", BUILT_IN):
         return _BUILT_IN_FOLDER
+    return _locate(model, f"nothing for the built-in voice ({BUILT_IN})")
+
+
+def recogniser_for(config: Config) -> Recogniser | None:
+    """What `--asr` names, checked and not loaded; None if references without a transcript stay without.
+
+    Raises:
+        NotFoundError, CheckpointError: there is no such folder, or it is no recogniser's.
+        ConfigError: the hub does not give it, or references may be longer than it hears.
+    """
+    if not config.reference.asr:
+        return None
+    folder = _locate(config.reference.asr, "leave --asr out")
+    recogniser: Recogniser = _class_for(folder, _RECOGNISERS)(folder, config.model.device)
+    if config.reference.max_seconds > recogniser.max_seconds:
+        raise ConfigError(
+            f"--max-seconds is {config.reference.max_seconds:g}, but the recogniser of --asr hears at most "
+            f"{recogniser.max_seconds:g} s: lower --max-seconds, or leave --asr out"
+        )
+    return recogniser
+
+
+def _locate(model: str, otherwise: str) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -43,7 +74,7 @@ def resolve(model: str) -> Path:
     if not (owner and name) or "/" in name or model.startswith((".", "~")):
         raise NotFoundError(
             f"there is no model {model!r}: name a folder with a config.json, a hub id like 'owner/name', "
-            f"or nothing for the built-in voice ({BUILT_IN})",
+            f"or {otherwise}",
             param="model",
         )
     return _download(model)
@@ -55,12 +86,7 @@ def model_for(folder: Path) -> SpeechModel:
     Raises:
         CheckpointError: there is no readable config.json, or no model for its type.
     """
-    fields = Fields.read(folder / "config.json")
-    model_type = fields.get("model_type", str, "none")
-    if model_type not in _MODELS:
-        raise fields.error(f"model_type is {model_type!r}; supported are {', '.join(sorted(_MODELS))}")
-    module, _, name = _MODELS[model_type].partition(":")
-    model: SpeechModel = getattr(importlib.import_module(module), name)()
+    model: SpeechModel = _class_for(folder, _MODELS)()
     return model
 
 
@@ -73,11 +99,20 @@ def name_of(folder: Path) -> str:
     return folder.resolve().name
 
 
+def _class_for(folder: Path, known: Mapping[str, str]) -> Any:
+    fields = Fields.read(folder / "config.json")
+    model_type = fields.get("model_type", str, "none")
+    if model_type not in known:
+        raise fields.error(f"model_type is {model_type!r}; supported are {', '.join(sorted(known))}")
+    module, _, name = known[model_type].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def _download(model: str) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_HUB_FILES)))
+        return Path(snapshot_download(model, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_FETCHED))
     except errors.RepositoryNotFoundError:
         problem = "the hub has no such model, or shows it to its members only (then set HF_TOKEN)"
     except errors.HFValidationError:

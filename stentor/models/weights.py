@@ -7,8 +7,6 @@ its reading nor torch (format: https://huggingface.co/docs/safetensors).
 import difflib
 import hashlib
 import json
-import math
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from stentor.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -30,7 +27,7 @@ _MEND = "download or copy it again"
 
 
 class Weights(Protocol):
-    """Where a model's tensors come from: a `Checkpoint`, or random numbers (`DummyWeights`)."""
+    """Where a model's tensors come from: a `Checkpoint`, or random numbers."""
 
     @property
     def shapes(self) -> Shapes:
@@ -176,28 +173,6 @@ def check_shapes(folder: Path, found: Shapes, wanted: Shapes, optional: Shapes |
             f"{folder}: the weights do not fit the configuration: {'; '.join(problems)}; "
             f"check that all files are of one checkpoint, or {_MEND}"
         )
-
-
-@dataclass(frozen=True)
-class DummyWeights:
-    """Random numbers in the wanted shapes, the same for a seed and a name; made where they will be used."""
-
-    shapes: Shapes
-    dtype: "torch.dtype"
-    device: "torch.device"
-    seed: int = 0
-
-    def tensor(self, name: str) -> "Tensor":
-        """Normal values of variance 1 / fan-in for matrices, ones for scales, zeros for biases."""
-        import torch
-
-        shape = self.shapes[name]
-        if max(shape) == math.prod(shape):
-            fill = 0.0 if name.endswith("bias") else 1.0
-            return torch.full(shape, fill, dtype=self.dtype, device=self.device)
-        generator = torch.Generator(self.device).manual_seed(zlib.crc32(name.encode()) ^ self.seed)
-        values = torch.empty(shape, dtype=self.dtype, device=self.device)
-        return values.normal_(0.0, (shape[0] / values.numel()) ** 0.5, generator=generator)
 
 
 def _read_index(folder: Path) -> dict[str, str]:

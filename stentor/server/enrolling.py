@@ -30,6 +30,7 @@ _ALSO = {
     "reference_codes": "codes",
     "ref_audio": "audio_sample",
 }
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 # The pipeline's words for what came under another name.
 _PARAMS = {"references": "audio_sample", "reference": "audio_sample", "reference_codes": "codes"}
 
@@ -67,7 +68,8 @@ class VoiceBody(VoiceChange):
 async def read_body(request: Request, kind: type[Body]) -> Body:
     """The body of a request, be it a form or JSON. Raises RequestError if it is not of that kind."""
     try:
-        given = await (_read_form(request) if _is_form(request) else _read_json(request))
+        kind_of_body = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        given = await (_read_form(request) if kind_of_body in _FORMS else _read_json(request))
     except ClientDisconnect:
         raise RequestError("the body did not come whole") from None
     named: dict[str, Any] = {}
@@ -113,11 +115,6 @@ async def _through_pipeline(service: Service, request: SpeechRequest) -> Audio:
     finally:
         stream.abort()
     raise InternalError("the pipeline made no voice of the recording")
-
-
-def _is_form(request: Request) -> bool:
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return kind in ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
 async def _read_form(request: Request) -> dict[str, Any]:

@@ -25,6 +25,8 @@ _RTF_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.25, 1.5, 2
 STAGE_GAUGES = {
     "requests_known": "Requests that the stage's worker holds, or whose abort has not passed yet.",
     "references_loading": "Recordings being fetched and decoded.",
+    "transcripts_waiting": "Requests waiting for what their recording says.",
+    "recordings_heard": "Recordings that the recogniser has listened to.",
     "references_waiting": "Prompts waiting for the encoder.",
     "reference_cache_bytes": "Memory of the cache of encoded references.",
     "reference_cache_hits": "References found in the cache.",

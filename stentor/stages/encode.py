@@ -62,8 +62,7 @@ class EncodeStage:
             self._ready.append(self._done(payload.request_id, prompt, prompt.reference_codes))
             return
         _check(waveform)
-        content = np.ascontiguousarray(waveform, np.float32).tobytes()
-        key = hashlib.blake2b(content, digest_size=32).digest()
+        key = content_key(waveform)
         codes = self._cache.get(key)
         if codes is None:
             self._waiting[payload.request_id] = _Waiting(prompt, waveform, key)
@@ -114,9 +113,10 @@ class EncodeStage:
         """What goes on: the prompt with its codes, if it has a reference, or that reference itself."""
         data: Prompt | Audio
         if prompt.request.enroll:
-            waveform = prompt.reference_waveform
-            silence = np.zeros(0, np.float32)
-            data = Audio(silence if waveform is None else waveform, self._sample_rate_hz, codes=codes)
+            waveform, reference = prompt.reference_waveform, prompt.request.reference
+            assert reference is not None, "what is enrolled"
+            sound = np.zeros(0, np.float32) if waveform is None else waveform
+            data = Audio(sound, self._sample_rate_hz, codes=codes, transcript=reference.text)
         else:
             data = msgspec.structs.replace(prompt, reference_codes=codes, reference_waveform=None)
         return Payload(request_id, data, last=True)
@@ -176,3 +176,8 @@ def _check(waveform: Array) -> None:
         )
     if not np.isfinite(waveform).all():
         raise RequestError("the reference has samples that are not finite numbers", param="reference")
+
+
+def content_key(waveform: Array) -> bytes:
+    """What recordings of the same samples have in common, and no others."""
+    return hashlib.blake2b(np.ascontiguousarray(waveform, np.float32).tobytes(), digest_size=32).digest()

@@ -2,7 +2,7 @@
 
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import structs
 
@@ -11,8 +11,9 @@ from stentor.audio.fetch import ReferenceReader, is_url
 from stentor.audio.load import decode, is_silent
 from stentor.config import ReferenceConfig
 from stentor.errors import RequestError, to_failure
-from stentor.request import Array, Prompt, SpeechRequest
+from stentor.request import Array, Prompt, Reference, SpeechRequest
 from stentor.stages.base import Payload
+from stentor.stages.transcribe import Recogniser, Transcriber
 
 # Recordings that are read and decoded at once.
 _READERS = 8
@@ -39,7 +40,8 @@ class Preprocessor(Protocol):
 class PreprocessStage:
     """SpeechRequest in, Prompt out. Recordings are read in threads: a slow one delays only its own request.
 
-    `sample_rate_hz` is the model's rate.
+    `sample_rate_hz` is the model's rate. What a recording says that comes without its words is heard by the
+    `recogniser`, if there is one.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class PreprocessStage:
         reader: ReferenceReader,
         sample_rate_hz: int,
         config: ReferenceConfig,
+        recogniser: Recogniser | None = None,
     ) -> None:
         self._preprocessor = preprocessor
         self._reader = reader
         self._sample_rate_hz = sample_rate_hz
         self._config = config
+        self._transcriber = Transcriber(recogniser, sample_rate_hz)
         self._ready: deque[SpeechRequest] = deque()
         self._loading: dict[str, tuple[SpeechRequest, Future[Array]]] = {}
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="reference")
@@ -75,15 +79,24 @@ class PreprocessStage:
         """Prompts of all requests whose recordings, if any, have been read."""
         payloads = [self._prepare(request, None) for request in self._ready]
         self._ready.clear()
-        if not payloads and self._loading:
-            wait([loading for _, loading in self._loading.values()], _PATIENCE_S, FIRST_COMPLETED)
+        under_way: list[Future[Any]] = [loading for _, loading in self._loading.values()]
+        under_way += self._transcriber.under_way
+        if not payloads and under_way:
+            wait(under_way, _PATIENCE_S, FIRST_COMPLETED)
         for request, loading in [entry for entry in self._loading.values() if entry[1].done()]:
             del self._loading[request.request_id]
-            payloads.append(self._prepare(request, loading))
+            payload = self._prepare(request, loading)
+            # What is wrong with it is told before anybody listens.
+            if payload.failure is None and self._transcriber.wants(request):
+                self._transcriber.add(request, loading)
+            else:
+                payloads.append(payload)
+        payloads += [self._prepare(request, loading) for request, loading in self._transcriber.step()]
         return payloads
 
     def abort(self, request_id: str) -> None:
         """Forget the request; a recording under way is read to its end or limit and thrown away."""
+        self._transcriber.abort(request_id)
         self._ready = deque(request for request in self._ready if request.request_id != request_id)
         _, loading = self._loading.pop(request_id, (None, None))
         if loading is not None:
@@ -91,14 +104,15 @@ class PreprocessStage:
 
     def has_work(self) -> bool:
         """Is any request waiting for its prompt."""
-        return bool(self._ready or self._loading)
+        return bool(self._ready or self._loading) or self._transcriber.has_work()
 
     def stats(self) -> dict[str, float]:
-        """How many recordings are being read."""
-        return {"references_loading": len(self._loading)}
+        """How many recordings are being read, and how the transcriber does."""
+        return {"references_loading": len(self._loading), **self._transcriber.stats()}
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading, and transcribing."""
+        self._transcriber.close()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._readers.shutdown(wait=False, cancel_futures=True)
 
@@ -108,8 +122,9 @@ class PreprocessStage:
             prompt = self._preprocessor.prepare(request, waveform)
         except Exception as error:  # whatever it is, it is this request's, not the stage's
             return Payload(request.request_id, last=True, failure=to_failure(error))
-        # The recording has done its service; it need not travel with the request from stage to stage.
-        lighter = structs.replace(prompt, request=structs.replace(request, reference=None))
+        # The recording has done its service and need not travel from stage to stage; a voice keeps its words.
+        words = Reference(text=request.reference.text) if request.reference and request.enroll else None
+        lighter = structs.replace(prompt, request=structs.replace(request, reference=words))
         return Payload(request.request_id, lighter, last=True)
 
     def _fetch(self, url: str | bytes, request: SpeechRequest) -> Array:

@@ -115,6 +115,8 @@ class VoiceStore:
         assert made.codes is not None, "what enrolling is for"
         sound = encode_file(made.waveform, "flac", made.sample_rate_hz) if len(made.waveform) else None
         seconds = round(len(made.codes) * self._info.samples_per_frame / self._info.sample_rate_hz, 2)
+        if made.transcript is not None:  # as it was given, or heard
+            about["transcript"] = made.transcript
         return self.add(name, made.codes, sound, duration_s=seconds, **about)
 
     def add_file(self, data: bytes, name: str | None = None) -> Voice:

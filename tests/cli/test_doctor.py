@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from stentor.bench import machine
 from stentor.cli.main import app
 from tests.checkpoints import make_checkpoint
+from tests.whisper import WINDOW_S, make_whisper
 
 runner = CliRunner()
 
@@ -40,6 +41,18 @@ def test_no_checkpoint_is_a_problem_but_the_machine_is_still_described(tmp_path:
     assert done.exit_code == 1
     assert "processor" in done.stdout
     assert "nowhere" in done.stdout
+
+
+def test_what_hears_references_is_looked_at_as_well(checkpoint: Path, tmp_path: Path) -> None:
+    assert "--asr names what would hear them" in runner.invoke(app, ["doctor", str(checkpoint)]).stdout
+    recogniser = str(make_whisper(tmp_path, {}, rounds=0))
+    for asr, status, told in (
+        (recogniser, 0, f"transcripts   {recogniser}"),
+        (str(checkpoint), 1, "supported are whisper"),
+    ):
+        done = runner.invoke(app, ["doctor", str(checkpoint), "--asr", asr, "--max-seconds", str(WINDOW_S)])
+        assert done.exit_code == status, done.output
+        assert told in done.stdout
 
 
 def test_a_busy_machine_is_noted(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import stentor
+from stentor.config import Config, override
 from stentor.errors import CheckpointError, ConfigError, NotFoundError
-from stentor.models.registry import BUILT_IN, model_for, resolve
+from stentor.models.registry import BUILT_IN, model_for, recogniser_for, resolve
 from tests.checkpoints import make_checkpoint
+from tests.whisper import WINDOW_S, make_whisper
 
 
 @pytest.mark.parametrize("name", ["", BUILT_IN])
@@ -74,3 +76,40 @@ def test_looking_up_a_name_imports_no_model() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def config_for(asr: str | Path, max_seconds: float = WINDOW_S) -> Config:
+    return override(Config(), {"reference": {"asr": str(asr), "max_seconds": max_seconds}})
+
+
+def test_references_are_not_heard_unless_it_is_asked_for() -> None:
+    assert recogniser_for(Config()) is None
+
+
+def test_a_recogniser_is_found_by_its_type_and_not_loaded(tmp_path: Path) -> None:
+    make_whisper(tmp_path, {}, rounds=0)
+    code = (
+        "import sys; from stentor.config import Config, ReferenceConfig\n"
+        "from stentor.models.registry import recogniser_for\n"
+        f"config = Config(reference=ReferenceConfig(asr={str(tmp_path)!r}, max_seconds={WINDOW_S}))\n"
+        "print(recogniser_for(config).max_seconds, {'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{WINDOW_S} set()"
+
+
+@pytest.mark.parametrize("name", ["./nothing/here", "no-model"])
+def test_an_unknown_recogniser_says_how_to_do_without(name: str) -> None:
+    with pytest.raises(NotFoundError, match="leave --asr out"):
+        recogniser_for(config_for(name))
+
+
+def test_a_voice_is_no_recogniser(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="supported are whisper"):
+        recogniser_for(config_for(make_checkpoint(tmp_path)))
+
+
+def test_references_that_are_longer_than_what_is_heard_are_refused_at_the_start(tmp_path: Path) -> None:
+    make_whisper(tmp_path, {}, rounds=0)
+    with pytest.raises(ConfigError, match=f"hears at most {WINDOW_S} s: lower --max-seconds"):
+        recogniser_for(config_for(tmp_path, WINDOW_S + 0.5))

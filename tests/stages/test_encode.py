@@ -209,7 +209,8 @@ def test_a_voice_to_be_goes_out_as_it_was_encoded_with_its_codes(stage: EncodeSt
     payloads = [prompt("audio", sound), prompt("again", sound), prompt("codes")]
     for payload in payloads:
         assert isinstance(payload.data, Prompt)
-        request = SpeechRequest(payload.request_id, "hello", Reference(audio=b"x"), enroll=True)
+        reference = Reference(text=f"words of {payload.request_id}")
+        request = SpeechRequest(payload.request_id, "hello", reference, enroll=True)
         codes = np.ones((3, 8), np.uint16) if payload.request_id == "codes" else None
         data = structs.replace(payload.data, request=request, reference_codes=codes)
         stage.add(structs.replace(payload, data=data))
@@ -220,7 +221,7 @@ def test_a_voice_to_be_goes_out_as_it_was_encoded_with_its_codes(stage: EncodeSt
         audio = done[name].data
         assert isinstance(audio, Audio)
         assert done[name].last
-        assert audio.sample_rate_hz == 24_000
+        assert (audio.sample_rate_hz, audio.transcript) == (24_000, f"words of {name}")
         np.testing.assert_array_equal(audio.waveform, sound)
         np.testing.assert_array_equal(audio.codes, codes_of(sound))
     assert len(done["codes"].data.waveform) == 0

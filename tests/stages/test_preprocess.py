@@ -3,7 +3,7 @@
 import base64
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,15 @@ TONE = (0.3 * np.sin(np.arange(RATE_HZ) / 10)).astype(np.float32)
 
 
 class Preparer:
-    """Makes empty prompts; a text of "bad" is refused, one of "crash" is a defect."""
+    """Makes empty prompts, and keeps the words of their references; a text of "bad" is refused, one of
+    "crash" is a defect."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, str | None] = {}
 
     def prepare(self, request: SpeechRequest, waveform: Array | None) -> Prompt:
+        if request.reference is not None:
+            self.words[request.request_id] = request.reference.text
         if request.text == "bad":
             raise RequestError("bad text", param="input")
         if request.text == "crash":
@@ -215,3 +221,122 @@ def test_a_voice_to_be_is_trimmed_and_checked(
 def test_a_voice_made_of_nothing_is_refused(stage: PreprocessStage) -> None:
     with pytest.raises(RequestError, match="needs a recording"):
         stage.add(Payload("r", SpeechRequest("r", "a voice", enroll=True), last=True))
+
+
+class Listener:
+    """Hears "tone" in any recording, once its gate is open."""
+
+    max_seconds, max_batch = 2.0, 2
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.asked = 0
+
+    def transcribe(self, waveforms: Sequence[Array], sample_rate_hz: int) -> list[str]:
+        assert sample_rate_hz == RATE_HZ
+        self.asked += len(waveforms)
+        assert self.gate.wait(60)
+        return ["tone"] * len(waveforms)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.gate.set()
+
+
+@pytest.fixture
+def preparer() -> Preparer:
+    return Preparer()
+
+
+@pytest.fixture
+def listening(listener: Listener, preparer: Preparer) -> Iterator[PreprocessStage]:
+    config = ReferenceConfig(max_seconds=2.0)
+    made = PreprocessStage(preparer, ReferenceReader(config), RATE_HZ, config, listener)
+    yield made
+    made.close()
+
+
+def say(stage: PreprocessStage, name: str, reference: Reference, text: str = "hello", **fields: bool) -> None:
+    stage.add(Payload(name, SpeechRequest(name, text, reference, **fields), last=True))
+
+
+def until(stage: PreprocessStage, count: int) -> dict[str, Payload]:
+    """What comes out until it is so much."""
+    done: dict[str, Payload] = {}
+    deadline = time.monotonic() + 60
+    while len(done) < count and time.monotonic() < deadline:
+        done |= {payload.request_id: payload for payload in stage.step()}
+    return done
+
+
+@pytest.mark.parametrize("blank", [None, "", " \n"])
+def test_a_recording_without_words_is_heard_and_they_reach_the_prompt(
+    listening: PreprocessStage, listener: Listener, preparer: Preparer, blank: str | None
+) -> None:
+    listener.gate.set()
+    say(listening, "r", Reference(audio=wav(TONE), text=blank))
+    payload = drain(listening)["r"]
+    assert isinstance(payload.data, Prompt)
+    assert payload.data.request == SpeechRequest("r", "hello")
+    assert payload.data.reference_waveform is not None
+    assert preparer.words == {"r": "tone"}
+    assert listening.stats()["recordings_heard"] == 1
+
+
+def test_hearing_holds_up_no_request_that_needs_none(
+    listening: PreprocessStage, listener: Listener, preparer: Preparer
+) -> None:
+    say(listening, "heard", Reference(audio=wav(TONE)))
+    while listener.asked == 0:
+        assert listening.step() == []
+    say(listening, "told", Reference(audio=wav(TONE), text="my words"))
+    say(listening, "codes", Reference(codes=np.ones((3, 8), np.int64)))
+    ask(listening, "plain")
+    assert until(listening, 3).keys() == {"told", "codes", "plain"}
+    assert listening.has_work()
+    assert listening.stats()["transcripts_waiting"] == 1
+    listener.gate.set()
+    assert drain(listening).keys() == {"heard"}
+    assert preparer.words == {"heard": "tone", "told": "my words", "codes": None}
+    assert listener.asked == 1
+
+
+def test_what_will_be_refused_is_not_heard_first(listening: PreprocessStage, listener: Listener) -> None:
+    say(listening, "r", Reference(audio=wav(TONE)), "bad")
+    say(listening, "silent", Reference(audio=wav(np.zeros(RATE_HZ, np.float32))))
+    done = drain(listening)
+    assert all(payload.failure is not None for payload in done.values())
+    assert done.keys() == {"r", "silent"}
+    assert listener.asked == 0
+
+
+def test_an_aborted_request_does_not_wait_for_its_words(
+    listening: PreprocessStage, listener: Listener
+) -> None:
+    say(listening, "r", Reference(audio=wav(TONE)))
+    while listener.asked == 0:
+        listening.step()
+    listening.abort("r")
+    assert not listening.has_work()
+    listener.gate.set()
+    ask(listening, "other")
+    assert list(drain(listening)) == ["other"]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(None, "tone"), ("my words", "my words")])
+def test_a_voice_keeps_its_words_as_they_were_given_or_heard(
+    listening: PreprocessStage,
+    listener: Listener,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    kept: str,
+) -> None:
+    monkeypatch.setattr(preprocess, "enroll", lambda waveform, *_, **__: waveform)
+    listener.gate.set()
+    say(listening, "r", Reference(audio=wav(TONE), text=given), enroll=True)
+    prompt = drain(listening)["r"].data
+    assert isinstance(prompt, Prompt)
+    assert prompt.request.reference == Reference(text=kept)

@@ -13,7 +13,7 @@ import pytest
 
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError, TooLargeError
-from stentor.request import ModelInfo, SamplingParams
+from stentor.request import Audio, ModelInfo, SamplingParams
 from stentor.voices import DEFAULT, OPENAI_VOICES, VoiceStore, folder
 from stentor.voices.store import default_folder
 
@@ -56,6 +56,18 @@ def test_a_voice_is_heard_of_by_name_and_by_id(open_store: Open) -> None:
     assert rosa.sha256 is not None
     assert rosa.created_at > 1_700_000_000
     assert store.names() == (DEFAULT, "carl", "Rosa")
+
+
+@pytest.mark.parametrize(
+    ("told", "made", "kept"),
+    [(None, "heard", "heard"), ("told", "told", "told"), (" ", "heard", "heard"), (None, None, None)],
+)
+def test_an_enrolled_voice_keeps_the_words_that_the_pipeline_used(
+    open_store: Open, told: str | None, made: str | None, kept: str | None
+) -> None:
+    audio = Audio(np.zeros(0, np.float32), 24_000, codes=CODES, transcript=made)
+    assert open_store().add_enrolled("Rosa", audio, transcript=told, language="en").transcript == kept
+    assert open_store().about("Rosa").transcript == kept
 
 
 def test_voices_stay_over_restarts_and_are_seen_by_others_at_once(open_store: Open) -> None:

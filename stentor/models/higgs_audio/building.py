@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stentor.config import Config
+from stentor.models import registry
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.inventory import expected_shapes
 from stentor.stages.base import Stage, StageSpec
@@ -21,11 +22,17 @@ if TYPE_CHECKING:
 
 
 def chain(builders: "dict[str, Callable[..., Stage]]", checkpoint: Path, config: Config) -> list[StageSpec]:
-    """The four stages by name, each with its build function, in the processes that suit them."""
+    """The four stages by name, each with its build function, in the processes that suit them.
+
+    That of preprocess is given a `recogniser` beside checkpoint and configuration, or None.
+    """
     sound = "engine" if _shares_process(config) else "vocoder"
     groups = {"preprocess": "frontend", "encode": "frontend", "generate": "engine", "vocode": sound}
-    options = {"checkpoint": checkpoint, "config": config}
-    return [StageSpec(name, builders[name], options, group) for name, group in groups.items()]
+    options: dict[str, dict[str, Any]] = {
+        name: {"checkpoint": checkpoint, "config": config} for name in groups
+    }
+    options["preprocess"]["recogniser"] = registry.recogniser_for(config)
+    return [StageSpec(name, builders[name], options[name], group) for name, group in groups.items()]
 
 
 def encode_stage(read_codec: "Callable[[], CodecWeights]", codec: CodecConfig, config: Config) -> Stage:

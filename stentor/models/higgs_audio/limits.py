@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from stentor.errors import RequestError, TooLargeError
+from stentor.models.higgs_audio.length import longest_plausible_s
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.request import Array, Prompt, Reference, SamplingParams, SpeechRequest
-from stentor.text.length import longest_plausible_s
 
 # Fresh seeds are short enough to be copied by hand.
 _SEED_BITS = 31

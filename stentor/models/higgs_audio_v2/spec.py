@@ -12,6 +12,7 @@ from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
 from stentor.models.higgs_audio import building
+from stentor.models.higgs_audio.dummy import DummyWeights
 from stentor.models.higgs_audio.generation import read_sampling_defaults
 from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio.tokens import TokenizerFile
@@ -26,10 +27,11 @@ from stentor.models.higgs_audio_v2.checkpoint import (
 )
 from stentor.models.higgs_audio_v2.config import SAMPLING, V2Config
 from stentor.models.higgs_audio_v2.preprocessor import V2Preprocessor, V2Tokenizer, check_tokens
-from stentor.models.weights import DummyWeights, Weights
+from stentor.models.weights import Weights
 from stentor.request import ModelInfo, Prompt
 from stentor.stages.base import Stage, StageSpec
 from stentor.stages.preprocess import PreprocessStage
+from stentor.stages.transcribe import Recogniser
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +68,7 @@ class HiggsAudioV2:
         self.describe(checkpoint)
         if config.model.load_format != "dummy":
             self.check(checkpoint)
-        builders = {
+        builders: dict[str, Callable[..., Stage]] = {
             "preprocess": build_preprocess,
             "encode": build_encode,
             "generate": build_generate,
@@ -86,8 +88,8 @@ class HiggsAudioV2:
         return None
 
 
-def build_preprocess(checkpoint: Path, config: Config) -> Stage:
-    """The stage that reads requests; needs no torch."""
+def build_preprocess(checkpoint: Path, config: Config, recogniser: Recogniser | None) -> Stage:
+    """The stage that reads requests; needs no torch, unless to transcribe."""
     model = V2Config.read(checkpoint)
     codec = codec_config(checkpoint, model)
     limits = Limits(
@@ -98,8 +100,8 @@ def build_preprocess(checkpoint: Path, config: Config) -> Stage:
         can_grow=config.engine.max_context < model.max_positions,
     )
     tokenizer = V2Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size)
-    reader = ReferenceReader(config.reference)
-    return PreprocessStage(V2Preprocessor(tokenizer, limits), reader, codec.sample_rate_hz, config.reference)
+    rate_hz, reader = codec.sample_rate_hz, ReferenceReader(config.reference)
+    return PreprocessStage(V2Preprocessor(tokenizer, limits), reader, rate_hz, config.reference, recogniser)
 
 
 def build_encode(checkpoint: Path, config: Config) -> Stage:

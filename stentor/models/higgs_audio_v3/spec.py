@@ -13,6 +13,7 @@ from stentor.config import Config
 from stentor.models import registry
 from stentor.models.higgs_audio import building
 from stentor.models.higgs_audio.building import arithmetic
+from stentor.models.higgs_audio.dummy import DummyWeights
 from stentor.models.higgs_audio.generation import read_generation, read_sampling_defaults
 from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio.tokens import TokenizerFile
@@ -27,10 +28,11 @@ from stentor.models.higgs_audio_v3.checkpoint import (
 from stentor.models.higgs_audio_v3.config import SAMPLING, V3Config, read_max_prompt_chars
 from stentor.models.higgs_audio_v3.preprocessor import V3Preprocessor
 from stentor.models.higgs_audio_v3.tokenizer import Structure, V3Tokenizer
-from stentor.models.weights import DummyWeights, Weights
+from stentor.models.weights import Weights
 from stentor.request import ModelInfo, Prompt
 from stentor.stages.base import Stage, StageSpec
 from stentor.stages.preprocess import PreprocessStage
+from stentor.stages.transcribe import Recogniser
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +69,7 @@ class HiggsAudioV3:
         self.describe(checkpoint)
         if config.model.load_format != "dummy":
             self.check(checkpoint)
-        builders = {
+        builders: dict[str, Callable[..., Stage]] = {
             "preprocess": build_preprocess,
             "encode": build_encode,
             "generate": build_generate,
@@ -90,8 +92,8 @@ class HiggsAudioV3:
         return PlainLoop(V3Config.read(checkpoint), _weights(checkpoint, config, dtype), dtype, device)
 
 
-def build_preprocess(checkpoint: Path, config: Config) -> Stage:
-    """The stage that reads requests; needs no torch."""
+def build_preprocess(checkpoint: Path, config: Config, recogniser: Recogniser | None) -> Stage:
+    """The stage that reads requests; needs no torch, unless to transcribe."""
     model = V3Config.read(checkpoint)
     codec = read_codec_config(checkpoint, model)
     limits = Limits(
@@ -102,8 +104,8 @@ def build_preprocess(checkpoint: Path, config: Config) -> Stage:
         can_grow=config.engine.max_context < model.max_positions,
     )
     tokenizer = V3Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size)
-    reader = ReferenceReader(config.reference)
-    return PreprocessStage(V3Preprocessor(tokenizer, limits), reader, codec.sample_rate_hz, config.reference)
+    rate_hz, reader = codec.sample_rate_hz, ReferenceReader(config.reference)
+    return PreprocessStage(V3Preprocessor(tokenizer, limits), reader, rate_hz, config.reference, recogniser)
 
 
 def build_encode(checkpoint: Path, config: Config) -> Stage:

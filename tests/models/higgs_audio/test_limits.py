@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from stentor.errors import RequestError, TooLargeError
+from stentor.models.higgs_audio.length import longest_plausible_s
 from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.request import Prompt, Reference, SamplingParams, SpeechRequest
-from stentor.text.length import longest_plausible_s
 
 DEFAULTS = SamplingParams(0.7, 0.9, 40, None, 2048)
 CODES = np.arange(80).reshape(10, 8)

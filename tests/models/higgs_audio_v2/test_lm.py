@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from stentor.engine.sequence import Sequence, delay
+from stentor.models.higgs_audio.dummy import DummyWeights
 from stentor.models.higgs_audio_v2.checkpoint import lm_shapes, open_weights
 from stentor.models.higgs_audio_v2.config import RopeScaling, V2Config
 from stentor.models.higgs_audio_v2.lm import V2LM, stretched
-from stentor.models.weights import DummyWeights
 from stentor.request import SamplingParams
 from tests.engine.harness import Rig
 from tests.engine.oracle import BEGIN, END, NUM_CODEBOOKS, VOCAB, Oracle

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stentor.text.length import longest_plausible_s
+from stentor.models.higgs_audio.length import longest_plausible_s
 from tests.checkpoints import CONTROL_TAGS
 
 # Texts and how long slow but real readings of them take, in seconds.

@@ -1,0 +1,1 @@
+"""Whisper: hears what a reference says that came without its words."""
