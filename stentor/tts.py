@@ -16,6 +16,7 @@ from stentor.audio.shape import Shape, Shaper
 from stentor.config import Config, PipelineConfig, check, from_environment, override
 from stentor.errors import NotFoundError, RequestError
 from stentor.models import registry
+from stentor.pipeline.kept_voice import KeptVoice
 from stentor.pipeline.passage import Passage, speak
 from stentor.pipeline.pipeline import Pipeline
 from stentor.pipeline.stream import AudioStream
@@ -232,7 +233,8 @@ class TTS:
             initial_chunk_frames=options.get("initial_chunk_frames"),
             return_codes=True,
         )
-        return SpeechStream(speak(self._started().submit, request, self.info), shaper, seed, notes)
+        voice = KeptVoice(self.info, self.config.reference.max_seconds)
+        return SpeechStream(speak(self._started().submit, request, self.info, voice), shaper, seed, notes)
 
     def _reference(self, options: SpeechOptions) -> Reference | None:
         reference, text = options.get("reference"), options.get("reference_text")

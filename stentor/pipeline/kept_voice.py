@@ -20,8 +20,9 @@ class KeptVoice:
     """
 
     def __init__(self, info: ModelInfo, longest_s: float) -> None:
-        self._frames_per_s = info.sample_rate_hz / info.samples_per_frame
-        self._longest_s = longest_s
+        frames_per_s = info.sample_rate_hz / info.samples_per_frame
+        self._longest = longest_s * frames_per_s
+        self._enough = min(_ENOUGH_S, longest_s) * frames_per_s
         self._codes: list[Array] = []
         self._texts: list[str] = []
         # Does nothing that is still to be heard count?
@@ -35,16 +36,15 @@ class KeptVoice:
         reference = (
             Reference(codes=np.concatenate(self._codes), text=" ".join(self._texts)) if self._codes else None
         )
-        return structs.replace(request, reference=reference, return_codes=not self.settled)
+        return structs.replace(
+            request, reference=reference, return_codes=request.return_codes or not self.settled
+        )
 
     def hear(self, text: str, last: Audio | None) -> None:
         """Keep what a request said that was dressed here: its text, and its last audio with its codes."""
         if self.settled or last is None or last.codes is None or last.finish_reason is not FinishReason.STOP:
             return
-        if self._seconds(*self._codes, last.codes) <= self._longest_s:
+        if sum(map(len, self._codes)) + len(last.codes) <= self._longest:
             self._codes.append(last.codes)
             self._texts.append(without_tags(text).strip())
-        self.settled = self._seconds(*self._codes) >= min(_ENOUGH_S, self._longest_s)
-
-    def _seconds(self, *codes: Array) -> float:
-        return sum(map(len, codes)) / self._frames_per_s
+        self.settled = sum(map(len, self._codes)) >= self._enough

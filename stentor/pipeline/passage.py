@@ -8,10 +8,16 @@ import numpy as np
 from msgspec import structs
 
 from stentor.errors import StentorError
+from stentor.pipeline.kept_voice import KeptVoice
 from stentor.pipeline.stream import AudioStream
 from stentor.request import Array, Audio, FinishReason, ModelInfo, SpeechRequest, Usage
-from stentor.text.parts import parts_of
+from stentor.text.parts import parts_of, usual_s
 from stentor.text.tags import check_tags
+
+# Of the time that a prompt has; some voices are slower than usual.
+_MOST_OF_IT = 0.75
+# Short enough to be the reference of those that follow.
+_PART_S = 20.0
 
 
 class Submit(Protocol):
@@ -24,15 +30,19 @@ class Passage:
     """The audio of several requests as that of one; to be read like an `AudioStream`.
 
     The next request is submitted when the present one is first heard, so that it is there when that has been
-    played. The last audio sums up: all tokens, all codes, and the first reason to end that is not `stop`.
-    `num_submitted` counts the requests that the pipeline has got.
+    played, or at the end of one that it takes its `voice` from. The last audio sums up: all tokens, all codes
+    if they were asked for, and the first reason to end that is not `stop`. `num_submitted` counts the
+    requests that the pipeline has got.
     """
 
-    def __init__(self, submit: Submit, requests: Sequence[SpeechRequest]) -> None:
+    def __init__(self, submit: Submit, requests: Sequence[SpeechRequest], voice: KeptVoice) -> None:
         """Raises what `Pipeline.submit` does."""
         self.num_submitted = 0
         self._submit = submit
+        self._voice = voice
         self._waiting = list(requests)
+        self._spoken = [request.text for request in requests]  # And not heard to the end.
+        self._wants_codes = requests[0].return_codes
         self._present = self._begin()
         self._next: AudioStream | None = None
         self._reason = FinishReason.STOP
@@ -82,7 +92,8 @@ class Passage:
 
     def _begin(self) -> AudioStream:
         """Submit the next request; if that is refused, it stays the next."""
-        begun = self._submit(self._waiting[0], continues=self.num_submitted > 0)
+        request = self._voice.dress(self._waiting[0])
+        begun = self._submit(request, continues=self.num_submitted > 0)
         if not self._waiting:  # Another thread has aborted meanwhile.
             begun.abort()
         del self._waiting[:1]
@@ -99,7 +110,9 @@ class Passage:
         return True
 
     def _heard(self, audio: Audio) -> Audio:
-        if self._waiting and self._next is None:
+        if audio.finish_reason is not None:
+            self._voice.hear(self._spoken.pop(0), audio)
+        if self._waiting and self._next is None and self._voice.settled:
             # If that fails, it is tried again when its turn has come, and told then.
             with suppress(StentorError):
                 self._next = self._begin()
@@ -111,7 +124,7 @@ class Passage:
         if last.usage is not None:
             prompt = self._usage.prompt_tokens + last.usage.prompt_tokens
             self._usage = Usage(prompt, self._usage.completion_tokens + last.usage.completion_tokens)
-        if last.codes is not None:
+        if last.codes is not None and self._wants_codes:
             self._codes.append(last.codes)
         if self._waiting or self._next is not None:
             return structs.replace(last, finish_reason=None, usage=None, codes=None)
@@ -119,19 +132,21 @@ class Passage:
         return structs.replace(last, finish_reason=self._reason, usage=self._usage, codes=codes)
 
 
-def speak(submit: Submit, request: SpeechRequest, info: ModelInfo) -> AudioStream | Passage:
-    """Submit a request, in parts if its text is longer than the model says well by one prompt.
+def speak(submit: Submit, request: SpeechRequest, info: ModelInfo, voice: KeptVoice) -> AudioStream | Passage:
+    """Submit a request, in parts if its text is longer than the model says well, or at all, by one prompt.
 
-    A request with `max_new_tokens` of its own is about one generation, and is not cut. The parts of request
-    ID are ID/1, ID/2 and so on.
+    Without a voice of its own, its parts have that of the first; `voice` is a new one. A request with
+    `max_new_tokens` of its own is about one generation, and is not cut. The parts of request ID are ID/1,
+    ID/2 and so on.
 
     Raises:
         RequestError: an unknown tag, wherever in the text: nothing is said of it then.
         StentorError: what `Pipeline.submit` raises.
     """
-    if info.max_prompt_chars is None or request.sampling.max_new_tokens is not None:
+    max_chars = info.max_prompt_chars or _most_chars(request.text, info)
+    if max_chars is None or request.sampling.max_new_tokens is not None:
         return submit(request)
-    parts = parts_of(request.text, info.max_prompt_chars, info.control_tags)
+    parts = parts_of(request.text, max_chars, info.control_tags)
     if len(parts) < 2:
         return submit(request)
     if request.check_tags:
@@ -140,4 +155,15 @@ def speak(submit: Submit, request: SpeechRequest, info: ModelInfo) -> AudioStrea
     return Passage(
         submit,
         [structs.replace(request, request_id=f"{request.request_id}/{n}", text=part) for n, part in numbered],
+        voice,
     )
+
+
+def _most_chars(text: str, info: ModelInfo) -> int | None:
+    """The characters of a part of some `_PART_S`, if all of the text is more than one prompt may say."""
+    rows = info.sampling.max_new_tokens
+    assert rows is not None, "a checkpoint's defaults have no None but the seed"
+    seconds = usual_s(text)
+    if seconds <= _MOST_OF_IT * rows * info.samples_per_frame / info.sample_rate_hz:
+        return None
+    return max(1, round(len(text) * _PART_S / seconds))

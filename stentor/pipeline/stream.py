@@ -3,22 +3,12 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Self
 
 from stentor.errors import AbortedError, StentorError
 from stentor.request import Audio
-
-
-class Outcome(StrEnum):
-    """How a request ended."""
-
-    DONE = "done"
-    ERROR = "error"
-    ABORTED = "aborted"
 
 
 class AudioStream:
@@ -26,16 +16,12 @@ class AudioStream:
 
     Iteration raises the StentorError with which the request failed, after the audio that came before it. The
     request keeps its place in the house until it is read to the end or aborted; a stream that nobody holds
-    any more is aborted. `submitted_at`, `first_audio_at` and `last_audio_at` are times of
-    `time.monotonic()`.
+    any more is aborted.
     """
 
     def __init__(self, request_id: str, release: Callable[[], None], dismiss: Callable[[], None]) -> None:
         self.request_id = request_id
-        self.outcome: Outcome | None = None
-        self.submitted_at = time.monotonic()
-        self.first_audio_at: float | None = None
-        self.last_audio_at: float | None = None
+        self.ended = False  # Has the request come to an end, read or not.
         self._release_place = release
         self._dismiss = dismiss
         self.released = False  # Has the request given its place back.
@@ -53,7 +39,7 @@ class AudioStream:
 
     def __next__(self) -> Audio:
         with self._changed:
-            while not self._pieces and self.outcome is None:
+            while not self._pieces and not self.ended:
                 self._changed.wait()
             piece = self._next_piece()
         if piece is None:
@@ -66,7 +52,7 @@ class AudioStream:
     async def __anext__(self) -> Audio:
         while True:
             with self._changed:
-                if self._pieces or self.outcome is not None:
+                if self._pieces or self.ended:
                     piece = self._next_piece()
                     break
                 loop = asyncio.get_running_loop()
@@ -80,8 +66,8 @@ class AudioStream:
     def abort(self) -> None:
         """Stop the request and drop what was not read; does nothing once the stream is read to its end."""
         with self._changed:
-            unread = bool(self._pieces) or self.outcome is None
-            self.outcome = self.outcome or Outcome.ABORTED
+            unread = bool(self._pieces) or not self.ended
+            self.ended = True
             if unread:
                 self._pieces.clear()
                 self._error = AbortedError("the request was aborted")
@@ -91,22 +77,16 @@ class AudioStream:
     def put(self, audio: Audio) -> None:
         """The pipeline's side: the next piece; ignored once the request has ended."""
         with self._changed:
-            if self.outcome is None:
-                self.last_audio_at = time.monotonic()
-                self.first_audio_at = self.first_audio_at or self.last_audio_at
+            if not self.ended:
                 self._pieces.append(audio)
                 self._wake()
 
     def end(self, error: StentorError | None = None) -> None:
         """The pipeline's side: no more pieces; only the first end of a request counts."""
         with self._changed:
-            if self.outcome is not None:
+            if self.ended:
                 return
-            self._error = error
-            if error is None:
-                self.outcome = Outcome.DONE
-            else:
-                self.outcome = Outcome.ABORTED if isinstance(error, AbortedError) else Outcome.ERROR
+            self._error, self.ended = error, True
             all_read = not self._pieces and error is None
             self._wake()
         if all_read:
@@ -115,7 +95,7 @@ class AudioStream:
     def _next_piece(self) -> Audio | None:
         """The next piece, None at the end; the last one and an error free the request's place."""
         piece = self._pieces.popleft() if self._pieces else None
-        if self.outcome is not None and not self._pieces:
+        if self.ended and not self._pieces:
             if piece is None and self._error is not None:
                 error, self._error = self._error, None
                 self._release()

@@ -194,7 +194,8 @@ class Narration:
         with suppress(StentorError):
             text = self._waiting[0]
             order = self._manner.order(self._in_force.before(text) + text)
-            self._next = order, speak(self._submit, order.request, self._service.info)
+            voice = self._service.reader.keep_voice()
+            self._next = order, speak(self._submit, order.request, self._service.info, voice)
 
     def _drop(self) -> None:
         self._heard = False

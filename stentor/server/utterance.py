@@ -108,7 +108,7 @@ class Utterance:
         self._caller = current()
         try:
             submit = submit or service.pipeline.submit
-            self._stream = stream or speak(submit, order.request, service.info)
+            self._stream = stream or speak(submit, order.request, service.info, service.reader.keep_voice())
         except StentorError as error:
             self._meter.end(next(word for kind, word in _REFUSALS if isinstance(error, kind)))
             raise

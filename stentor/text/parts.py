@@ -1,5 +1,6 @@
 """Knows how a long text is cut into parts that are each said by a prompt of their own, in one manner."""
 
+import unicodedata
 from collections.abc import Iterable
 
 from stentor.text.sentences import SentenceSplitter
@@ -52,6 +53,14 @@ def parts_of(text: str, max_chars: int, known_tags: Iterable[str]) -> list[str]:
             parts.append(sentence)
     manners = Manners(known_tags)
     return [manners.next(part.strip()) for part in parts]
+
+
+def usual_s(text: str) -> float:
+    """Seconds that a usual voice takes for a text: 15 letters a second, 5 ideographs, 3 digits or signs."""
+    wide = sum(c.isalpha() and unicodedata.east_asian_width(c) in "WF" for c in text)
+    letters = sum(map(str.isalpha, text)) - wide
+    others = len(text) - letters - wide - sum(map(str.isspace, text))
+    return letters / 15 + wide / 5 + others / 3
 
 
 def _is_spoken(text: str, known_tags: tuple[str, ...]) -> bool:

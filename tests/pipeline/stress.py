@@ -20,7 +20,7 @@ import psutil
 
 from stentor.errors import AbortedError, InternalError, OverloadedError, RequestError, StentorError
 from stentor.pipeline.pipeline import Pipeline
-from stentor.pipeline.stream import AudioStream, Outcome
+from stentor.pipeline.stream import AudioStream
 from stentor.request import Audio, SpeechRequest
 
 MakeRequest = Callable[[int, bool], SpeechRequest]
@@ -185,7 +185,7 @@ class _Run:
     ) -> str:
         match error:
             case None:
-                assert stream.outcome is Outcome.DONE
+                assert stream.ended
                 assert not bad, "a bad request was served"
                 self.check(request, pieces)
                 return "done"

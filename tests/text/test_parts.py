@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stentor.text.parts import parts_of
+from stentor.text.parts import parts_of, usual_s
 from stentor.text.tags import split
 
 TAGS = (
@@ -90,3 +90,11 @@ def test_what_says_nothing_at_the_beginning_stays_with_what_follows() -> None:
         line + "Good morning to you.",
         "How are you?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("", 0), ("abcde " * 3, 1), ("今天天气好", 1), ("1,234.", 2), ("Straße", 0.4), ("привет мир", 0.6)],
+)
+def test_a_usual_voice_takes_its_time_for_letters_ideographs_and_signs(text: str, seconds: float) -> None:
+    assert usual_s(text) == pytest.approx(seconds)
