@@ -17,15 +17,15 @@ _MAX_POSITIONS = 8192
 _NUM_SPECIAL_CODES = 2
 # The engine remembers so many rows.
 _LONGEST_WINDOW = 16
-# Parts that only other models of the family have, and what says that they are absent.
-_ABSENT = {
-    "use_audio_out_self_attention": False,
-    "use_audio_out_embed_projector": False,
-    "use_rq_transformer": False,
-    "audio_embed_avg": False,
-    "attention_bias": False,
-    "mlp_bias": False,
-}
+# What only other models of the family have; absent, it is false, null or 0.
+_OTHERS = (
+    "use_audio_out_self_attention",
+    "use_audio_out_embed_projector",
+    "use_rq_transformer",
+    "audio_embed_avg",
+    "attention_bias",
+    "mlp_bias",
+)
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,14 @@ def _refuse_other_kinds(fields: Fields, text: Fields) -> None:
     activation = text.get("hidden_act", str, "silu")
     if activation != "silu":
         raise text.error(f"{text.prefix}hidden_act is {activation!r}: only 'silu' is supported")
-    for name, absent in _ABSENT.items():
+    if not fields.get("use_delay_pattern", bool, True):
+        raise fields.error("use_delay_pattern is false: only rows that run behind each other are supported")
+    for name in _OTHERS:
         for section in (fields, text):
-            if section.get(name, bool, absent) is not absent:
-                raise section.error(f"{section.prefix}{name} is {not absent}: that is not supported")
+            if section.values.get(name):
+                raise section.error(
+                    f"{section.prefix}{name} is {section.values[name]}: that is not supported"
+                )
 
 
 def _check(config: V2Config, fields: Fields, original: bool) -> None:

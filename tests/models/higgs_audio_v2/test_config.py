@@ -92,6 +92,8 @@ def linear_stretch(content: Content) -> None:
         (put("attention_bias", True), "attention_bias is True"),
         (put("use_rq_transformer", True), "use_rq_transformer is True"),
         (put("audio_embed_avg", True), "audio_embed_avg is True"),
+        (put("use_audio_out_self_attention", 1), "use_audio_out_self_attention is 1"),
+        (put("use_delay_pattern", False), "use_delay_pattern is false"),
         (put("num_codebooks", 1), "there is 1 codebook"),
         (put("num_key_value_heads", 3), "is no multiple of num_key_value_heads"),
         (put("head_dim", 7), "head_dim is 7"),
@@ -110,3 +112,8 @@ def test_what_does_not_fit_is_refused_by_name(
     with pytest.raises(CheckpointError, match=problem) as caught:
         read(tmp_path, content)
     assert str(tmp_path / "config.json") in caught.value.message
+
+
+def test_the_published_file_says_no_in_several_ways(published: Content, tmp_path: Path) -> None:
+    said = {"use_audio_out_self_attention": 0, "use_rq_transformer": None, "audio_embed_avg": False}
+    assert read(tmp_path, original_config(published) | said) == read(tmp_path, original_config(published))
