@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
+from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.inventory import expected_shapes
+from stentor.request import SamplingParams
 from stentor.stages.base import Stage, StageSpec
+from stentor.stages.preprocess import Preprocessor, PreprocessStage
+from stentor.stages.transcribe import Recogniser
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +38,28 @@ def chain(builders: "dict[str, Callable[..., Stage]]", checkpoint: Path, config:
     }
     options["preprocess"]["recogniser"] = registry.recogniser_for(config)
     return [StageSpec(name, builders[name], options[name], group) for name, group in groups.items()]
+
+
+def preprocess_stage(
+    make: Callable[[Limits], Preprocessor],
+    codec: CodecConfig,
+    most_positions: int,
+    sampling: SamplingParams,
+    config: Config,
+    recogniser: Recogniser | None,
+) -> Stage:
+    """The stage that reads requests, for a model of `most_positions` with these defaults; needs no torch,
+    unless to transcribe.
+    """
+    limits = Limits(
+        codec=codec,
+        context_limit=min(config.engine.max_context, most_positions),
+        max_reference_s=config.reference.max_seconds,
+        sampling=sampling,
+        can_grow=config.engine.max_context < most_positions,
+    )
+    rate_hz, reader = codec.sample_rate_hz, ReferenceReader(config.reference)
+    return PreprocessStage(make(limits), reader, rate_hz, config.reference, recogniser)
 
 
 def encode_stage(read_codec: "Callable[[], CodecWeights]", codec: CodecConfig, config: Config) -> Stage:

@@ -5,16 +5,15 @@ The build functions run inside the workers; what they import loads torch, so not
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
 from stentor.models.higgs_audio import building
 from stentor.models.higgs_audio.dummy import DummyWeights
 from stentor.models.higgs_audio.generation import read_sampling_defaults
-from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio.tokens import TokenizerFile
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.inventory import expected_shapes
@@ -30,7 +29,6 @@ from stentor.models.higgs_audio_v2.preprocessor import V2Preprocessor, V2Tokeniz
 from stentor.models.weights import Weights
 from stentor.request import ModelInfo, Prompt
 from stentor.stages.base import Stage, StageSpec
-from stentor.stages.preprocess import PreprocessStage
 from stentor.stages.transcribe import Recogniser
 
 if TYPE_CHECKING:
@@ -91,17 +89,9 @@ class HiggsAudioV2:
 def build_preprocess(checkpoint: Path, config: Config, recogniser: Recogniser | None) -> Stage:
     """The stage that reads requests; needs no torch, unless to transcribe."""
     model = V2Config.read(checkpoint)
-    codec = codec_config(checkpoint, model)
-    limits = Limits(
-        codec=codec,
-        context_limit=min(config.engine.max_context, model.max_positions),
-        max_reference_s=config.reference.max_seconds,
-        sampling=read_sampling_defaults(checkpoint, SAMPLING),
-        can_grow=config.engine.max_context < model.max_positions,
-    )
-    tokenizer = V2Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size)
-    rate_hz, reader = codec.sample_rate_hz, ReferenceReader(config.reference)
-    return PreprocessStage(V2Preprocessor(tokenizer, limits), reader, rate_hz, config.reference, recogniser)
+    make = partial(V2Preprocessor, V2Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size))
+    codec, sampling = codec_config(checkpoint, model), read_sampling_defaults(checkpoint, SAMPLING)
+    return building.preprocess_stage(make, codec, model.max_positions, sampling, config, recogniser)
 
 
 def build_encode(checkpoint: Path, config: Config) -> Stage:

@@ -5,17 +5,16 @@ The build functions run inside the workers; what they import loads torch, so not
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
 from stentor.models.higgs_audio import building
 from stentor.models.higgs_audio.building import arithmetic
 from stentor.models.higgs_audio.dummy import DummyWeights
 from stentor.models.higgs_audio.generation import read_generation, read_sampling_defaults
-from stentor.models.higgs_audio.limits import Limits
 from stentor.models.higgs_audio.tokens import TokenizerFile
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_v3.checkpoint import (
@@ -31,7 +30,6 @@ from stentor.models.higgs_audio_v3.tokenizer import Structure, V3Tokenizer
 from stentor.models.weights import Weights
 from stentor.request import ModelInfo, Prompt
 from stentor.stages.base import Stage, StageSpec
-from stentor.stages.preprocess import PreprocessStage
 from stentor.stages.transcribe import Recogniser
 
 if TYPE_CHECKING:
@@ -95,17 +93,9 @@ class HiggsAudioV3:
 def build_preprocess(checkpoint: Path, config: Config, recogniser: Recogniser | None) -> Stage:
     """The stage that reads requests; needs no torch, unless to transcribe."""
     model = V3Config.read(checkpoint)
-    codec = read_codec_config(checkpoint, model)
-    limits = Limits(
-        codec=codec,
-        context_limit=min(config.engine.max_context, model.max_positions),
-        max_reference_s=config.reference.max_seconds,
-        sampling=read_sampling_defaults(checkpoint, SAMPLING),
-        can_grow=config.engine.max_context < model.max_positions,
-    )
-    tokenizer = V3Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size)
-    rate_hz, reader = codec.sample_rate_hz, ReferenceReader(config.reference)
-    return PreprocessStage(V3Preprocessor(tokenizer, limits), reader, rate_hz, config.reference, recogniser)
+    make = partial(V3Preprocessor, V3Tokenizer(TokenizerFile(checkpoint), model.text_vocab_size))
+    codec, sampling = read_codec_config(checkpoint, model), read_sampling_defaults(checkpoint, SAMPLING)
+    return building.preprocess_stage(make, codec, model.max_positions, sampling, config, recogniser)
 
 
 def build_encode(checkpoint: Path, config: Config) -> Stage:
