@@ -178,6 +178,7 @@ class Session(Conversation):
             raise
         # One seed for the whole session: a voice without a reference is the same voice again.
         self._seed = order.seed
+        order = replace(order, request=self.voice.dress(order.request))
         if wanted.input is None:
             self._unspoken.clear()
         response = Response(self, self._service, order, settings["audio"]["output"], wanted)
@@ -222,8 +223,7 @@ class Session(Conversation):
             max_new_tokens=None if limit == "inf" else limit,
         )
         self._num_orders += 1
-        order = self._service.reader.read(body, f"{self.id}-{self._num_orders}")
-        return replace(order, request=self.voice.dress(order.request))
+        return self._service.reader.read(body, f"{self.id}-{self._num_orders}")
 
     def _cancel(self, response_id: Any) -> None:
         for response in list(self._responses.values()):
