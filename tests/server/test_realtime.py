@@ -385,3 +385,22 @@ def test_what_is_too_long_is_not_in_the_way_of_what_comes_next(serve: Serve) -> 
             events = until(socket, "response.done" if text == "It slept." else "error")
         assert events[-1]["response"]["status"] == "completed"
     assert [request.text for request in running.pipeline.requests] == ["It slept."]
+
+
+def test_what_a_full_house_refused_is_said_by_the_next_response(serve: Serve) -> None:
+    running = serve(say(0.1))
+    with session(running) as socket:
+        for name in ("one", "gone", "two"):
+            tell(socket, "conversation.item.create", item={**message(f"Number {name}."), "id": name})
+            until(socket, "conversation.item.done")
+        running.pipeline.max_requests = 0
+        tell(socket, "response.create")
+        assert until(socket, "response.done")[-1]["response"]["status"] == "failed"
+        running.pipeline.max_requests = 1
+        tell(socket, "conversation.item.delete", item_id="gone")
+        assert hear(socket)["type"] == "conversation.item.deleted"
+        tell(socket, "response.create")
+        assert until(socket, "response.done")[-1]["response"]["status"] == "completed"
+        tell(socket, "response.create")
+        assert hear(socket)["type"] == "error"
+    assert [request.text for request in running.pipeline.requests] == ["Number one. Number two."]
