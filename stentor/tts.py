@@ -86,7 +86,7 @@ class Speech:
 
     def save(self, path: str | Path) -> None:
         """Write an audio file in the format that the path's suffix names; RequestError if it names none."""
-        Path(path).write_bytes(self.encode(format_of(path)))
+        formats.write_whole(path, self.encode(format_of(path)))
 
 
 def format_of(path: str | Path) -> str:
@@ -167,11 +167,7 @@ class TTS:
         self._lock = threading.Lock()
 
     def speak(
-        self,
-        text: str,
-        *,
-        progress: Callable[[float], None] | None = None,
-        **options: Unpack[SpeechOptions],
+        self, text: str, *, progress: Callable[[float], None] | None = None, **options: Unpack[SpeechOptions]
     ) -> Speech:
         """Say `text` and wait for all of it; `progress` is told the seconds of speech so far.
 
