@@ -13,8 +13,6 @@ from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-import msgspec
-
 from stentor import logs
 from stentor.errors import Failure, to_failure
 from stentor.pipeline.crew import Crew
@@ -56,20 +54,9 @@ class Assignment:
     log_format: str
 
 
-class Crashed(msgspec.Struct, frozen=True, tag=True):
-    """A stage could not be built, or is beyond repair; the process ends."""
-
-    failure: Failure
-
-
-class Gauges(msgspec.Struct, frozen=True, tag=True):
-    """Every stage is built; the latest gauges of each, by its name."""
-
-    stages: dict[str, dict[str, float]]
-
-
-Report = Crashed | Gauges
-decode_report = msgspec.msgpack.Decoder(Report).decode
+# A stage could not be built, or is beyond repair, and the process ends; or every stage is built: the latest
+# gauges of each, by its name.
+Report = Failure | dict[str, dict[str, float]]
 
 
 def main(descriptor: int) -> NoReturn:
@@ -81,7 +68,7 @@ def main(descriptor: int) -> NoReturn:
     assignment: Assignment | None = None
     code = 1
     try:
-        assignment = pickle.loads(connection.recv_bytes())
+        assignment = connection.recv()
         assert isinstance(assignment, Assignment)
         logs.setup(assignment.log_level, assignment.log_format, assignment.group)
         code = _serve(connection, assignment)
@@ -92,7 +79,7 @@ def main(descriptor: int) -> NoReturn:
     except Exception as error:
         log.exception("the worker process fails")
         with contextlib.suppress(ConnectionError):
-            _send(connection, Crashed(to_failure(error)))
+            connection.send(to_failure(error))
     finally:
         # Without the interpreter's own clean-up: daemon threads may still be inside a step.
         sys.stderr.flush()
@@ -117,11 +104,11 @@ def _serve(connection: Connection, assignment: Assignment) -> int:
     try:
         while not (terminated or connection.poll()):
             if crew.failure is not None:
-                _send(connection, Crashed(crew.failure))
+                connection.send(crew.failure)
                 return 1
             if crew.ready and reported != crew.gauges():
                 reported = crew.gauges()
-                _send(connection, Gauges(reported))
+                connection.send(reported)
             bell.wait((connection.fileno(),))
     finally:
         crew.stop(_FINISH_STEP_S)
@@ -143,10 +130,6 @@ def _workers(assignment: Assignment) -> list[Worker]:
         outboxes: list[Sender] = [*between, ProcessSender(exchange, segment.link + 1)]
         workers += (Worker(*parts) for parts in zip(segment.specs, inboxes, outboxes, bells, strict=True))
     return workers
-
-
-def _send(connection: Connection, report: Report) -> None:
-    connection.send_bytes(msgspec.msgpack.encode(report))
 
 
 def _die_with(parent_pid: int) -> None:

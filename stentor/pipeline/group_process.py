@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from multiprocessing.connection import Connection
 from stentor import logs
 from stentor.config import PipelineConfig
 from stentor.errors import Failure, InternalError, to_failure
-from stentor.pipeline.child import STOP, Assignment, Crashed, Gauges, decode_report
+from stentor.pipeline.child import STOP, Assignment, Report
 from stentor.pipeline.crew import RestartLimit
 from stentor.pipeline.links.process import Exchange
 
@@ -73,18 +72,18 @@ class GroupProcess:
             log_format=logs.current_format(),
         )
         with contextlib.suppress(OSError):  # It has ended already; `watch` will find out.
-            self._connection.send_bytes(pickle.dumps(assignment))
+            self._connection.send(assignment)
 
     def watch(self) -> Failure | None:
         """Read what it reports; once it has ended, bury it and say of what it died."""
         assert self._connection is not None, "only a started process can be watched"
         try:
             while self._connection.poll():
-                match decode_report(self._connection.recv_bytes()):
-                    case Gauges(stages):
-                        self.gauges, self.ready = stages, True
-                    case Crashed(failure):
-                        self._crash = failure
+                report: Report = self._connection.recv()
+                if isinstance(report, Failure):
+                    self._crash = report
+                else:
+                    self.gauges, self.ready = report, True
         except (EOFError, OSError):
             code = self.end(0.0)
             log.warning("worker process %s has ended with code %d", self.name, code)
