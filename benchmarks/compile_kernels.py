@@ -1,6 +1,6 @@
 """Compile every kernel for a card that need not be here, and print what each takes of it.
 
-    python -m benchmarks.compile_kernels [--capability 90]
+    python -m benchmarks.compile_kernels [--capability 90] [--only PATTERN]
 
 The launchers run as they stand, on tensors of the CPU, but each launch only compiles: what is compiled is
 what a card would get. What each takes is read from its machine code with the NVIDIA tool that Triton carries.
@@ -47,7 +47,7 @@ class AbsentCard:
         return 0
 
 
-def compiled(capability: int, rows: int | None) -> Iterator[tuple[str, Any]]:
+def compiled(capability: int, rows: int | None, only: str) -> Iterator[tuple[str, Any]]:
     """Each kernel of each case, once per specialisation: (case, what Triton compiled)."""
     driver.set_active(AbsentCard(capability))
     launches._knows_how = lambda device: capability >= 90
@@ -61,6 +61,8 @@ def compiled(capability: int, rows: int | None) -> Iterator[tuple[str, Any]]:
             fresh.append(kernel)
 
     for case in kernel_cases.all_cases("cpu", rows):
+        if not re.search(only, case.name):
+            continue
         fresh: list[Any] = []
         case.run()
         for kernel in fresh:
@@ -83,11 +85,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--capability", type=int, default=90, help="80 Ampere, 90 Hopper, 100 Blackwell")
     arguments.add_argument("--rows", type=int, help="only at this number of rows")
+    arguments.add_argument("--only", default="", help="only cases whose names match this expression")
     chosen = arguments.parse_args()
     capability = chosen.capability
     print(f"Triton {triton.__version__}, torch {torch.__version__}, compute capability {capability}")
     print(f"{'kernel':26}{'first used by':24}{'registers':>10}{'stack':>9}{'shared':>9}{'warps':>7}")
-    for case, kernel in compiled(capability, chosen.rows):
+    for case, kernel in compiled(capability, chosen.rows, chosen.only):
         used = usage(kernel)
         numbers = f"{used['reg']:10}{used['stack']:9}{used['shared']:9}{used['warps']:7}"
         print(f"{kernel.metadata.name:26}{case:24}{numbers}", flush=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stentor.layers.kernels import rms_norm, silu_mul
+from stentor.layers.kernels.eager import rms_norm, silu_mul
 from stentor.layers.linear import Norm
 from stentor.layers.quantization import quantize, restore
 from stentor.layers.triton.tiles import Tile
@@ -63,9 +63,9 @@ LONE = [Tile(8, 64, 3, 2, 2), Tile(2, 128, 1, 1, 3), Tile(16, 256, 300, 4, 2)]
 def test_a_lone_row_is_the_product_of_its_norm_plus_what_is_added(
     gated: bool, dtype: torch.dtype, lone: Tile
 ) -> None:
-    x, weight = randn(1, 200, dtype=dtype), randn(130, 200, dtype=dtype, scale=0.1)
-    plus, norm = randn(1, 65 if gated else 130, dtype=dtype), Norm(randn(200, dtype=dtype), 1e-3)
-    scale = torch.rand(130, device=DEVICE)
+    x, weight = randn(1, 200, dtype=dtype), randn(38, 200, dtype=dtype, scale=0.1)
+    plus, norm = randn(1, 19 if gated else 38, dtype=dtype), Norm(randn(200, dtype=dtype), 1e-3)
+    scale = torch.rand(38, device=DEVICE)
     normed = rms_norm(x.double(), norm.weight.double(), norm.eps)
 
     def expected(inputs: torch.Tensor, scales: torch.Tensor | float) -> torch.Tensor:
