@@ -17,7 +17,8 @@ from stentor.layers import quantization
 from stentor.layers.attention import AttentionBackend, SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, PrefillSpan
 from stentor.layers.convolution import Filter, Signal
-from stentor.layers.kernels import Kernels, rms_norm, silu_mul
+from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels.eager import rms_norm, silu_mul
 from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.triton import convolution, heads, pointwise, products
@@ -34,7 +35,7 @@ PRODUCTS = {
     "down": (HIDDEN, INNER),
     "head": (CODEBOOKS * CODEBOOK_SIZE, HIDDEN),
 }
-EAGER = Kernels()
+EAGER = EagerKernels()
 
 Run = Callable[[], Tensor]
 

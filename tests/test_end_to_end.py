@@ -18,7 +18,7 @@ TEXTS = [
     "Numbers: 1, 2 and 3!",
     "Was it a question?",
 ]
-MAX_ROWS = 310
+MAX_ROWS = 130
 RECIPE = {"seed": 21, "hidden": 40, "heads": 6, "kv_heads": 2, "head_dim": 12, "shards": 2}
 
 

@@ -1,6 +1,7 @@
 """Laws of references without words: what the recogniser hears is used as if the user had said it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,12 @@ from typer.testing import CliRunner
 from stentor.audio.enroll import enroll
 from stentor.audio.formats import encode_file
 from stentor.audio.resample import resample
-from stentor.cli.codec import encode_reference, inline_stages
+from stentor.cli.codec import encode_reference, enroll_reference, inline_stages
 from stentor.cli.main import app
 from stentor.config import Config, PipelineConfig, override
 from stentor.errors import ConfigError
 from stentor.request import Array, Prompt, Reference, SpeechRequest
-from stentor.tts import OFFLINE, TTS, build_pipeline
+from stentor.tts import OFFLINE, TTS, Speech, build_pipeline
 from tests.whisper import RATE_HZ, WINDOW_S, make_whisper
 
 SENTENCES = ("The old dog saw the small boat.", "A young girl found the red box.")
@@ -24,19 +25,30 @@ FLAGS = ("--max-seconds", str(WINDOW_S), "--asr")
 
 
 @pytest.fixture(scope="module")
-def recordings() -> dict[str, bytes]:
-    """Both sentences in the built-in voice, as files."""
+def told() -> Iterator[TTS]:
+    """The built-in voice, which hears nothing."""
     with TTS() as tts:
-        return {text: tts.speak(text, seed=0).encode("wav") for text in SENTENCES}
+        yield tts
 
 
 @pytest.fixture(scope="module")
-def recogniser(recordings: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spoken(told: TTS) -> dict[str, Speech]:
+    """Both sentences in the built-in voice."""
+    return {text: told.speak(text, seed=0) for text in SENTENCES}
+
+
+@pytest.fixture(scope="module")
+def recordings(spoken: dict[str, Speech]) -> dict[str, bytes]:
+    """The same, as files."""
+    return {text: speech.encode("wav") for text, speech in spoken.items()}
+
+
+@pytest.fixture(scope="module")
+def recogniser(spoken: dict[str, Speech], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It knows the two, whole and as they are enrolled."""
-    with TTS() as tts:
-        sounds = {text: tts.speak(text, seed=0).waveform for text in SENTENCES}
     says = {
-        text: [whole, enroll(whole, MODEL_RATE_HZ, WINDOW_S, whole=False)] for text, whole in sounds.items()
+        text: [speech.waveform, enroll(speech.waveform, MODEL_RATE_HZ, WINDOW_S, whole=False)]
+        for text, speech in spoken.items()
     }
     heard = {text: [resample(clip, MODEL_RATE_HZ, RATE_HZ) for clip in clips] for text, clips in says.items()}
     return make_whisper(tmp_path_factory.mktemp("recogniser"), heard, rounds=160)
@@ -47,22 +59,26 @@ def config(recogniser: Path) -> Config:
     return override(OFFLINE, {"reference": {"asr": str(recogniser), "max_seconds": WINDOW_S}})
 
 
-def codes_of(config: Config, recording: bytes, words: str | None) -> Array:
+@pytest.fixture(scope="module")
+def hearing(config: Config) -> Iterator[TTS]:
+    """The built-in voice, which hears what a reference says."""
     with TTS(config=config) as tts:
-        codes = tts.speak(
-            "Hello.", seed=3, max_new_tokens=30, reference=recording, reference_text=words
-        ).codes
+        yield tts
+
+
+def codes_of(tts: TTS, recording: bytes, words: str | None) -> Array:
+    codes = tts.speak("Hello.", seed=3, max_new_tokens=30, reference=recording, reference_text=words).codes
     assert codes is not None
     return codes
 
 
 def test_a_clone_without_a_transcript_is_the_one_with_it(
-    recordings: dict[str, bytes], config: Config
+    recordings: dict[str, bytes], hearing: TTS, told: TTS
 ) -> None:
     for text, recording in recordings.items():
-        told = codes_of(OFFLINE, recording, text)
-        np.testing.assert_array_equal(codes_of(config, recording, None), told)
-        assert not np.array_equal(codes_of(OFFLINE, recording, None), told)
+        expected = codes_of(told, recording, text)
+        np.testing.assert_array_equal(codes_of(hearing, recording, None), expected)
+        assert not np.array_equal(codes_of(told, recording, None), expected)
 
 
 def test_what_is_heard_stands_where_the_transcript_does(recordings: dict[str, bytes], config: Config) -> None:
@@ -88,10 +104,12 @@ def test_a_pipeline_enrolls_with_the_words_that_it_hears(
     pipeline.start()
     try:
         for text, recording in recordings.items():
+            codes = enroll_reference(recording, "any", OFFLINE).codes
             for words in (None, "my own words"):
                 request = SpeechRequest(f"{words}", "a voice", Reference(recording, text=words), enroll=True)
                 (enrolled,) = list(pipeline.submit(request))
                 assert enrolled.transcript == (words or text)
+                np.testing.assert_array_equal(enrolled.codes, codes)
     finally:
         pipeline.close()
 
@@ -138,11 +156,11 @@ def test_codes_alone_are_encoded_without_being_heard(
 
 
 def test_a_reference_of_noise_is_cloned_without_words(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    hearing: TTS, told: TTS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stentor.models.whisper.recogniser.Whisper._words", lambda *_: [""])
     noise = encode_file(np.random.default_rng(0).normal(0, 0.1, 24_000).astype(np.float32), "wav", 24_000)
-    np.testing.assert_array_equal(codes_of(config, noise, None), codes_of(OFFLINE, noise, None))
+    np.testing.assert_array_equal(codes_of(hearing, noise, None), codes_of(told, noise, None))
 
 
 def test_a_recogniser_that_cannot_serve_is_told_at_the_start(config: Config, tmp_path: Path) -> None:

@@ -106,14 +106,6 @@ def test_instructions_are_tags_before_the_text_and_are_told_of(tts: TTS) -> None
     assert "ignored" in tts.speak(TEXT, max_new_tokens=10, instructions="Like a pirate.").notes[0]
 
 
-def test_numbers_may_be_numpys(tts: TTS) -> None:
-    options = {"seed": np.int64(7), "max_new_tokens": np.int32(12), "temperature": np.float32(0.5)}
-    said = tts.speak(TEXT, **options)  # type: ignore[arg-type]
-    assert said.seed == 7
-    plain = tts.speak(TEXT, seed=7, max_new_tokens=12, temperature=0.5)
-    np.testing.assert_array_equal(said.codes, plain.codes)
-
-
 def test_without_a_seed_each_speech_is_another_and_tells_its_seed(tts: TTS) -> None:
     first, second = (tts.speak(TEXT, max_new_tokens=12) for _ in range(2))
     assert first.seed is not None
@@ -128,12 +120,12 @@ def test_a_stream_that_is_closed_or_abandoned_frees_its_place(checkpoint: Path) 
         model=ModelConfig(model=str(checkpoint)), pipeline=PipelineConfig("thread", max_requests=1)
     )
     with TTS(config=config) as tts:
-        stream = tts.stream(TEXT, max_new_tokens=400)
+        stream = tts.stream(TEXT, seed=7, max_new_tokens=400)
         next(stream)
         with pytest.raises(OverloadedError):
             tts.stream(TEXT)
         stream.close()
-        for _ in tts.stream(TEXT, max_new_tokens=400):
+        for _ in tts.stream(TEXT, seed=7, max_new_tokens=400):
             break
         assert eventually_speaks(tts)
 
@@ -257,11 +249,9 @@ def test_a_voice_that_was_made_once_is_spoken_by_name(sentence: bytes, tmp_path:
     assert not np.array_equal(made[0], made[2])
 
 
-@pytest.mark.parametrize("workers", ["thread", "process"])
-def test_a_pipeline_enrolls_beside_speaking(sentence: bytes, workers: str) -> None:
-    config = Config(pipeline=PipelineConfig(workers=workers))  # type: ignore[arg-type]
-    expected = enroll_reference(sentence, None, config)
-    _, pipeline = build_pipeline(config)
+def test_a_pipeline_enrolls_beside_speaking(sentence: bytes) -> None:
+    expected = enroll_reference(sentence, None, OFFLINE)
+    _, pipeline = build_pipeline(OFFLINE)
     pipeline.start()
     try:
         speaking = pipeline.submit(SpeechRequest("speak", TEXT, stream=True))

@@ -94,9 +94,10 @@ def test_keys_that_cannot_be_read_are_told_before_the_model_is_loaded(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    """A real server with worker processes, on a small random checkpoint."""
+    """A real server on a small random checkpoint."""
     checkpoint = make_checkpoint(tmp_path_factory.mktemp("serve") / "checkpoint", eoc_gain=3.0)
-    with LocalServer([str(checkpoint), "--served-model-name", "small", "--max-context", "1024"]) as started:
+    settings = ["--served-model-name", "small", "--max-context", "1024", "--workers", "thread"]
+    with LocalServer([str(checkpoint), *settings]) as started:
         yield started
 
 

@@ -92,7 +92,7 @@ def test_each_command_of_the_guide_runs_as_it_stands(recording: Path, tmp_path: 
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     for name in ("me.wav", "i-agree.wav"):
         (tmp_path / name).write_bytes(recording.read_bytes())
-    command = [sys.executable, "-m", "stentor", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "stentor", "serve", "--port", "0", "--workers", "thread"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stentor import TTS, Config
-from stentor.config import EngineConfig, ModelConfig, VocoderConfig, override
+from stentor.config import EngineConfig, ModelConfig, PipelineConfig, VocoderConfig, override
 from stentor.errors import CheckpointError
 from stentor.models import registry
 from stentor.tts import Speech
@@ -25,6 +25,7 @@ CONFIG = Config(
     engine=EngineConfig(max_running_requests=4, max_context=1024, max_prefill_tokens=64),
     # Small chunks, so that a short text has several.
     vocoder=VocoderConfig(initial_chunk_frames=1, max_chunk_frames=4),
+    pipeline=PipelineConfig(workers="thread"),
 )
 TEXTS = ["Hello world.", "A longer one, so that prompts differ in length.", "Was it a question?", "One, two!"]
 OPTIONS: dict[str, Any] = {"max_new_tokens": 32, "runaway_guard": False, "temperature": 0.9}

@@ -40,7 +40,10 @@ ASKED: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def answers() -> Iterator[dict[str, httpx2.Response]]:
     """What came for each, all asked for at once; under "batch" a batch of two sentences."""
-    with LocalServer() as server, httpx2.Client(base_url=server.url, timeout=800, trust_env=False) as http:
+    with (
+        LocalServer(["--workers", "thread"]) as server,
+        httpx2.Client(base_url=server.url, timeout=800, trust_env=False) as http,
+    ):
 
         def ask(body: dict[str, Any]) -> httpx2.Response:
             return http.post("/v1/audio/speech", json={"input": SENTENCE, "seed": 1, **body})
