@@ -102,7 +102,7 @@ script throughput-http 240 throughput.py --real-shape --only http --concurrency 
 script vocoder 240 vocoder.py --real-shape
 # Why?
 script profile 90 kernel_profile.py --real-shape --batch 1,64
-checks kernel-tests 150 tests/layers/triton tests/layers/attention tests/layers/kernels --deselect tests/layers/triton/test_compiled.py
+checks kernel-tests 150 tests/layers/triton tests/layers/attention tests/layers/test_kernels.py --deselect tests/layers/triton/test_compiled.py
 script kernels 200 gpu_kernels.py
 # What would be faster?
 script tiles 150 tile_sweep.py --seconds 80 --jobs 12 --write

@@ -17,8 +17,7 @@ from stentor.layers import quantization
 from stentor.layers.attention import AttentionBackend, SdpaBackend
 from stentor.layers.context import Batch, DecodeBatch, Place, PrefillBatch, PrefillSpan
 from stentor.layers.convolution import Filter, Signal
-from stentor.layers.kernels import EagerKernels
-from stentor.layers.kernels.eager import rms_norm, silu_mul
+from stentor.layers.kernels import Kernels, rms_norm, silu_mul
 from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.triton import convolution, heads, pointwise, products
@@ -35,7 +34,7 @@ PRODUCTS = {
     "down": (HIDDEN, INNER),
     "head": (CODEBOOKS * CODEBOOK_SIZE, HIDDEN),
 }
-EAGER = EagerKernels()
+EAGER = Kernels()
 
 Run = Callable[[], Tensor]
 

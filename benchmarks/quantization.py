@@ -24,7 +24,7 @@ from stentor.engine.sequence import Sequence as Speech
 from stentor.layers.attention import choose_backend
 from stentor.layers.context import PrefillBatch, PrefillSpan
 from stentor.layers.device import resolve_device, resolve_dtype
-from stentor.layers.kernels import EagerKernels, Kernels, choose_kernels
+from stentor.layers.kernels import Kernels, choose_kernels
 from stentor.layers.linear import Added, Norm, Product
 from stentor.layers.quantization import Scheme, quantize, restore
 from stentor.models import registry
@@ -38,7 +38,7 @@ SCHEMES: tuple[Scheme, ...] = ("none", "int8", "fp8", "int4")
 BLOCK = 16
 
 
-class Restored(EagerKernels):
+class Restored(Kernels):
     """The reference with weights that have been through a scheme."""
 
     def __init__(self, scheme: Scheme) -> None:

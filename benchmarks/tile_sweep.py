@@ -27,7 +27,7 @@ from benchmarks import roofline, subject
 from benchmarks.kernel_cases import DTYPE, PRODUCTS, randn
 from stentor.config import Config, override
 from stentor.engine.engine import Engine
-from stentor.layers.kernels.eager import rms_norm, silu_mul
+from stentor.layers.kernels import rms_norm, silu_mul
 from stentor.layers.linear import Norm
 from stentor.layers.quantization import Quantized, Scheme, quantize, restore
 from stentor.layers.triton.products import SkinnyProduct

@@ -62,8 +62,7 @@ class EngineConfig:
         "auto", "Launch a step before the last one has been read; 'auto' does so on a GPU."
     )
     attention_backend: str = setting(
-        "auto",
-        "'auto', 'sdpa', or on a GPU 'triton', 'flashinfer', 'fa3' or 'sage': see `stentor doctor`.",
+        "auto", "'auto', 'sdpa', or on a GPU 'triton', 'flashinfer', 'fa3' or 'sage': see `stentor doctor`."
     )
     quantization: Literal["auto", "none", "int8", "fp8", "int4"] = setting(
         "auto",
@@ -170,10 +169,7 @@ class ServerConfig:
     host: str = setting("127.0.0.1", "Address to listen on.")
     port: int = setting(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
     wyoming: int = setting(
-        0,
-        "Port on which to speak Wyoming (Home Assistant) as well; 0 is off.",
-        minimum=0,
-        maximum=65535,
+        0, "Port on which to speak Wyoming (Home Assistant) as well; 0 is off.", minimum=0, maximum=65535
     )
     wyoming_host: str = setting(
         "127.0.0.1",

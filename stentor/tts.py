@@ -86,7 +86,7 @@ class Speech:
 
     def save(self, path: str | Path) -> None:
         """Write an audio file in the format that the path's suffix names; RequestError if it names none."""
-        Path(path).write_bytes(self.encode(format_of(path)))
+        formats.write_whole(path, self.encode(format_of(path)))
 
 
 def format_of(path: str | Path) -> str:
@@ -106,7 +106,7 @@ class SpeechStream:
     """
 
     def __init__(
-        self, audio: AudioStream | Passage, shaper: Shaper, seed: int, notes: tuple[str, ...] = ()
+        self, audio: AudioStream | Passage, shaper: Shaper, seed: int | None, notes: tuple[str, ...] = ()
     ) -> None:
         self.sample_rate_hz = shaper.sample_rate_hz
         self.seed = seed
@@ -167,11 +167,7 @@ class TTS:
         self._lock = threading.Lock()
 
     def speak(
-        self,
-        text: str,
-        *,
-        progress: Callable[[float], None] | None = None,
-        **options: Unpack[SpeechOptions],
+        self, text: str, *, progress: Callable[[float], None] | None = None, **options: Unpack[SpeechOptions]
     ) -> Speech:
         """Say `text` and wait for all of it; `progress` is told the seconds of speech so far.
 
@@ -217,8 +213,7 @@ class TTS:
             raise TypeError(
                 f"unknown option {min(unknown)!r}: use {', '.join(SpeechOptions.__annotations__)}"
             )
-        seed = options.get("seed")
-        seed = secrets.randbits(31) if seed is None else seed
+        sampling = SamplingParams(**{"seed": secrets.randbits(31), **_of(SamplingParams, options)})
         shaper = Shaper(Shape(**_of(Shape, options)), self.info.sample_rate_hz, whole=whole)
         text, instructions, notes = directed(text, options.get("instructions"), self.info)
         request = SpeechRequest(
@@ -226,7 +221,7 @@ class TTS:
             text=text,
             instructions=instructions,
             reference=self._reference(options),
-            sampling=SamplingParams(**{**_of(SamplingParams, options), "seed": seed}),
+            sampling=sampling,
             runaway_guard=options.get("runaway_guard", True),
             check_tags=options.get("check_tags", True),
             stream=stream,
@@ -234,7 +229,8 @@ class TTS:
             return_codes=True,
         )
         voice = KeptVoice(self.info, self.config.reference.max_seconds)
-        return SpeechStream(speak(self._started().submit, request, self.info, voice), shaper, seed, notes)
+        audio = speak(self._started().submit, request, self.info, voice)
+        return SpeechStream(audio, shaper, sampling.seed, notes)
 
     def _reference(self, options: SpeechOptions) -> Reference | None:
         reference, text = options.get("reference"), options.get("reference_text")
@@ -249,9 +245,11 @@ class TTS:
 
 
 def _of(kind: type[SamplingParams | Shape], options: SpeechOptions) -> dict[str, Any]:
-    """The options that are fields of `kind`, but for those that are None."""
+    """The options that are fields of `kind`, but for those that are None; NumPy's numbers as Python's."""
     return {
-        name: value for name, value in options.items() if name in kind.__struct_fields__ and value is not None
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in options.items()
+        if name in kind.__struct_fields__ and value is not None
     }
 
 

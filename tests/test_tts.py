@@ -106,6 +106,14 @@ def test_instructions_are_tags_before_the_text_and_are_told_of(tts: TTS) -> None
     assert "ignored" in tts.speak(TEXT, max_new_tokens=10, instructions="Like a pirate.").notes[0]
 
 
+def test_numbers_may_be_numpys(tts: TTS) -> None:
+    options = {"seed": np.int64(7), "max_new_tokens": np.int32(12), "temperature": np.float32(0.5)}
+    said = tts.speak(TEXT, **options)  # type: ignore[arg-type]
+    assert said.seed == 7
+    plain = tts.speak(TEXT, seed=7, max_new_tokens=12, temperature=0.5)
+    np.testing.assert_array_equal(said.codes, plain.codes)
+
+
 def test_without_a_seed_each_speech_is_another_and_tells_its_seed(tts: TTS) -> None:
     first, second = (tts.speak(TEXT, max_new_tokens=12) for _ in range(2))
     assert first.seed is not None

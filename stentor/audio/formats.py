@@ -4,6 +4,7 @@ import functools
 import io
 import struct
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import av
@@ -94,6 +95,19 @@ def encode_file(waveform: Array, format: str, sample_rate_hz: int, bit_rate: int
         writer.write(_quantised(waveform))
     writer.close()
     return file.getvalue()
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write a file; where that fails there is none, for half a recording would pass for a whole one."""
+    path = Path(path).resolve()
+    with path.open("wb") as file:
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:
+            if path.is_file():
+                path.unlink()
+            raise
 
 
 class Encoder:

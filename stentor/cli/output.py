@@ -26,17 +26,8 @@ def write_output(path: str | Path, data: bytes) -> None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
-            _write_file(Path(path).resolve(), data)
+            from stentor.audio.formats import write_whole
+
+            write_whole(path, data)
     except OSError as error:
         raise ConfigError(f"cannot write to {str(path)!r}: {error.strerror}") from None
-
-
-def _write_file(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        try:
-            file.write(data)
-            file.flush()
-        except OSError:
-            if path.is_file():  # Half a recording would pass for a whole one.
-                path.unlink()
-            raise

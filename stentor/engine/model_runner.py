@@ -31,7 +31,6 @@ from stentor.request import Array
 # repeat, and vector kernels leave no remainder, which they would round otherwise.
 _LENGTH_STEP = 64
 
-
 # What the checkpoints' usual top_k makes of a batch; its graphs are captured before the first request.
 _USUAL_CANDIDATES = 64
 

@@ -82,16 +82,16 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Look into the headers of a folder's safetensors files: those that the index names, or else all.
-
-    Tensors that the index leaves out are there all the same.
+    """Look into the headers of a folder's safetensors files: those that the index names, or else all but the
+    same weights once more (`*.fp32*`). Tensors that the index leaves out are there all the same.
 
     Raises:
         CheckpointError: there is no such file, one is damaged or cut short, a tensor of the index is not
             where the index says, or two files have a tensor of the same name.
     """
     index = _read_index(folder)
-    paths = sorted({folder / file for file in index.values()}) or sorted(folder.glob("*.safetensors"))
+    every = set(folder.glob("*.safetensors")) - set(folder.glob("*.fp32*"))
+    paths = sorted({folder / file for file in index.values()} or every)
     if not paths:
         raise CheckpointError(f"{folder}: there are no weights here: no {INDEX} and no *.safetensors file")
     shapes: dict[str, Shape] = {}

@@ -33,12 +33,10 @@ class KeptVoice:
         if request.reference is not None:
             self.settled = True
             return request
-        reference = (
-            Reference(codes=np.concatenate(self._codes), text=" ".join(self._texts)) if self._codes else None
-        )
-        return structs.replace(
-            request, reference=reference, return_codes=request.return_codes or not self.settled
-        )
+        wants_codes, reference = request.return_codes or not self.settled, None
+        if self._codes:
+            reference = Reference(codes=np.concatenate(self._codes), text=" ".join(self._texts))
+        return structs.replace(request, reference=reference, return_codes=wants_codes)
 
     def hear(self, text: str, last: Audio | None) -> None:
         """Keep what a request said that was dressed here: its text, and its last audio with its codes."""

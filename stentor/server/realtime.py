@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket
 
-from stentor.errors import InternalError, RequestError, StentorError, TooLargeError
+from stentor.errors import InternalError, OverloadedError, RequestError, StentorError, TooLargeError
 from stentor.request import Audio, FinishReason
 from stentor.server.bodies import SpeechBody, VoiceName
 from stentor.server.conversation import POLICY, Conversation, HangUpError, Limits
@@ -178,9 +178,10 @@ class Session(Conversation):
             raise
         # One seed for the whole session: a voice without a reference is the same voice again.
         self._seed = order.seed
-        if wanted.input is None:
-            self._unspoken.clear()
+        order = replace(order, request=self.voice.dress(order.request))
         response = Response(self, self._service, order, settings["audio"]["output"], wanted)
+        if wanted.input is None:
+            response.taken, self._unspoken = self._unspoken, []
         self._responses[response.id] = response
         task = self.beside(response.speak())
         task.add_done_callback(lambda _: self._responses.pop(response.id, None))
@@ -222,8 +223,7 @@ class Session(Conversation):
             max_new_tokens=None if limit == "inf" else limit,
         )
         self._num_orders += 1
-        order = self._service.reader.read(body, f"{self.id}-{self._num_orders}")
-        return replace(order, request=self.voice.dress(order.request))
+        return self._service.reader.read(body, f"{self.id}-{self._num_orders}")
 
     def _cancel(self, response_id: Any) -> None:
         for response in list(self._responses.values()):
@@ -232,6 +232,10 @@ class Session(Conversation):
         raise RequestError(
             "there is no such response being spoken", param="response_id", code="response_cancel_not_active"
         )
+
+    def put_back(self, item_ids: list[str]) -> None:
+        """Items for which there was no place are said by the next response, unless they are gone."""
+        self._unspoken[:0] = [item_id for item_id in item_ids if item_id in self._items]
 
     def first_audio(self, voice: str) -> None:
         """The session has been heard: its voice stays, even if one response only had asked for it."""
@@ -249,6 +253,7 @@ class Response:
     ) -> None:
         self.id = _new_id("resp")
         self.in_conversation = wanted.conversation != "none"
+        self.taken: list[str] = []  # The items that it says.
         self._session = session
         self._service = service
         self._order = order
@@ -277,6 +282,8 @@ class Response:
         except ReaderGoneError:
             raise
         except StentorError as error:
+            if isinstance(error, OverloadedError) and not self._begun:
+                self._session.put_back(self.taken)
             ending = _failed(error)
         except Exception:  # Logged by the utterance.
             ending = _failed(InternalError(BROKEN))

@@ -101,4 +101,4 @@ def _explain(tag: str, known: tuple[str, ...]) -> str:
         advice = f"there are tags for {families}, spelled like {known[0]}."
     else:
         advice = "this model knows none, leave it out."
-    return f"{tag} is no control tag: {advice} To have it read as plain text, set check_tags to false"
+    return f"{tag} is no control tag: {advice} To have it read as plain text, leave out its < and >"

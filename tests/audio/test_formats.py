@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -202,3 +204,18 @@ def test_a_bit_rate_may_be_asked_for() -> None:
     assert sizes[0] < sizes[1] / 2 < sizes[2] / 3
     assert len(b"".join(streamed(speech_like(), "mp3"))) == pytest.approx(1.5 * 96_000 / 8, rel=0.1)
     assert encode_file(speech_like(), "wav", RATE, 32_000) == encode_file(speech_like(), "wav", RATE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux stands for a full disk")
+@pytest.mark.parametrize(
+    "write",
+    [
+        "from stentor.cli.output import write_output; write_output('a.wav', bytes(20_000))",
+        "from stentor.tts import Speech, np; Speech(np.zeros(10_000, np.float32), 24_000).save('a.wav')",
+    ],
+)
+def test_a_file_that_cannot_be_written_whole_is_not_left_in_half(tmp_path: Path, write: str) -> None:
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)); {write}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,5 @@
 """Laws of results: refused before the work where they cannot be written."""
 
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,15 +35,3 @@ def test_a_stdout_that_takes_no_more_is_a_clear_error(monkeypatch: pytest.Monkey
         monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=full))
         with pytest.raises(ConfigError, match="cannot write to '-'"):
             write_output("-", b"1")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux stands for a full disk")
-def test_a_file_that_cannot_be_written_whole_is_not_left_in_half(tmp_path: Path) -> None:
-    program = (
-        "import resource, sys; from stentor.cli.output import write_output; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000)); write_output(sys.argv[1], bytes(20_000))"
-    )
-    path = tmp_path / "a.wav"
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
-    assert "ConfigError: cannot write to" in done.stderr
-    assert not path.exists()

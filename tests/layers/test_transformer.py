@@ -6,7 +6,7 @@ from torch import Tensor
 
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.context import DecodeBatch, PrefillBatch, PrefillSpan
-from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels import Kernels
 from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.transformer import Attend, BlockWeights, DecoderBlock, fuse
@@ -40,7 +40,7 @@ def our_block(layer: torch.nn.Module) -> DecoderBlock:
     def weight(name: str) -> Tensor:
         return part[f"{name}.weight"].data
 
-    kernels = EagerKernels()
+    kernels = Kernels()
     return DecoderBlock(
         BlockWeights(
             qkv=kernels.linear(
@@ -91,7 +91,7 @@ def run_paged(block: DecoderBlock, x: Tensor, layer: int) -> Tensor:
     spans = (PrefillSpan(0, last, last),)
     prefill = PrefillBatch(positions[:last], slots[:last], blocks[None], starts, contexts, spans, positions)
     decode = DecodeBatch(positions[last:], slots[last:], blocks[None])
-    begin = block(x[:last], Attend(SdpaBackend(), EagerKernels(), cache, rotary, prefill), layer)
-    end = block(x[last:], Attend(SdpaBackend(), EagerKernels(), cache, rotary, decode), layer)
+    begin = block(x[:last], Attend(SdpaBackend(), Kernels(), cache, rotary, prefill), layer)
+    end = block(x[last:], Attend(SdpaBackend(), Kernels(), cache, rotary, decode), layer)
     assert not cache[1 - layer].any()
     return torch.cat((begin, end))

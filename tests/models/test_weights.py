@@ -114,6 +114,12 @@ def test_one_name_in_two_files_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_the_same_weights_once_more_in_float32_are_left_alone(tmp_path: Path) -> None:
+    save_file({name: tensor.half() for name, tensor in TENSORS.items()}, tmp_path / "model.safetensors")
+    save_file(TENSORS, tmp_path / "model.fp32-00001-of-00001.safetensors")
+    assert open_checkpoint(tmp_path).tensor("a.weight").dtype == torch.float16
+
+
 def test_an_unknown_tensor_cannot_be_read(tmp_path: Path) -> None:
     write_tensors(tmp_path, TENSORS)
     with pytest.raises(CheckpointError, match=r"no tensor z\.weight"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec import structs
 from openai.types.realtime import RealtimeServerEvent
@@ -15,7 +16,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from stentor.audio.formats import to_pcm16
 from stentor.errors import InternalError
-from stentor.request import FinishReason
+from stentor.request import FinishReason, Reference
+from stentor.voices import VoiceStore
 from tests.server.conftest import Running
 from tests.server.fakes import INFO, RATE, Act, say, spoken_with_codes, tone
 from tests.server.test_speech_socket import endless
@@ -219,6 +221,25 @@ def test_a_voice_that_nobody_named_goes_on_from_response_to_response(serve: Serv
     assert second.reference.text == "One was said."
 
 
+def test_a_voice_that_was_named_and_not_heard_does_not_end_the_keeping_of_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nova = Reference(codes=np.ones((40, 8), np.uint16))
+    monkeypatch.setattr(VoiceStore, "get", lambda _, name: nova if name == "nova" else None)
+    running = serve(spoken_with_codes, info=structs.replace(INFO, codec="codec-1"))
+    with session(running) as socket:
+        for voice in ("nova", "alloy"):
+            tell(
+                socket, "session.update", session={"type": "realtime", "audio": {"output": {"voice": voice}}}
+            )
+            assert hear(socket)["type"] == "session.updated"
+        for text in ("One was said.", "Then it went home."):
+            say_now(socket, text)
+            until(socket, "response.done")
+    references = [request.reference for request in running.pipeline.requests]
+    assert [reference and reference.text for reference in references] == [None, "One was said."]
+
+
 def test_the_voice_is_frozen_by_the_first_audio(serve: Serve) -> None:
     running = serve(say(0.1))
     with session(running) as socket:
@@ -364,3 +385,22 @@ def test_what_is_too_long_is_not_in_the_way_of_what_comes_next(serve: Serve) -> 
             events = until(socket, "response.done" if text == "It slept." else "error")
         assert events[-1]["response"]["status"] == "completed"
     assert [request.text for request in running.pipeline.requests] == ["It slept."]
+
+
+def test_what_a_full_house_refused_is_said_by_the_next_response(serve: Serve) -> None:
+    running = serve(say(0.1))
+    with session(running) as socket:
+        for name in ("one", "gone", "two"):
+            tell(socket, "conversation.item.create", item={**message(f"Number {name}."), "id": name})
+            until(socket, "conversation.item.done")
+        running.pipeline.max_requests = 0
+        tell(socket, "response.create")
+        assert until(socket, "response.done")[-1]["response"]["status"] == "failed"
+        running.pipeline.max_requests = 1
+        tell(socket, "conversation.item.delete", item_id="gone")
+        assert hear(socket)["type"] == "conversation.item.deleted"
+        tell(socket, "response.create")
+        assert until(socket, "response.done")[-1]["response"]["status"] == "completed"
+        tell(socket, "response.create")
+        assert hear(socket)["type"] == "error"
+    assert [request.text for request in running.pipeline.requests] == ["Number one. Number two."]

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from stentor.layers.kernels import Kernels
 from stentor.layers.linear import Added, Linear, Norm, Product
 from stentor.layers.quantization import Scheme, float8_product, quantize, restored
 from stentor.layers.triton import convolution, heads, pointwise, rows
@@ -11,8 +12,8 @@ from stentor.layers.triton.products import MOST_ROWS, SkinnyProduct
 _MOST_ROWS_OF_FLOAT8 = 16
 
 
-class FusedKernels:
-    """Implements `Kernels`, which says what each method is, on a GPU."""
+class FusedKernels(Kernels):
+    """All of it on a GPU."""
 
     place_heads = staticmethod(heads.place_heads)
     embed_codes = staticmethod(pointwise.embed_codes)
@@ -20,7 +21,7 @@ class FusedKernels:
 
     def __init__(self, quantization: Scheme = "none", own_product_rows: int = 0) -> None:
         """Products of up to `own_product_rows` rows are our own kernel's, more are the library's."""
-        self._quantization = quantization
+        super().__init__(quantization)
         self._own_product_rows = own_product_rows
 
     def linear(self, weight: Tensor, norm: Norm | None = None) -> Product:

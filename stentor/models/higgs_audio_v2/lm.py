@@ -12,7 +12,7 @@ from torch import Tensor
 from stentor.engine.model import LMShape, Redraw
 from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch, DecodeBatch
-from stentor.layers.kernels import EagerKernels, Kernels
+from stentor.layers.kernels import Kernels
 from stentor.layers.linear import Added, Norm, Product
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.transformer import Attend, fuse
@@ -81,7 +81,7 @@ class V2LM:
             dtype=dtype,
             redraw=Redraw(config.redraw_window, config.redraw_limit) if config.redraw_window else None,
         )
-        names, self._kernels = Names(frozenset(weights.shapes)), kernels or EagerKernels()
+        names, self._kernels = Names(frozenset(weights.shapes)), kernels or Kernels()
         self._text_embedding, self._code_embedding = load(names.text_embedding), load(names.code_embedding)
         self._head = self._kernels.head(load(names.head), Norm(load(names.norm), config.norm_eps))
         self._blocks = [

@@ -9,7 +9,7 @@ from torch import Tensor
 from stentor.engine.model import LMShape
 from stentor.layers.attention import AttentionBackend
 from stentor.layers.context import Batch
-from stentor.layers.kernels import EagerKernels, Kernels
+from stentor.layers.kernels import Kernels
 from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from stentor.layers.transformer import Attend, BlockWeights, DecoderBlock, fuse
@@ -49,7 +49,7 @@ class HiggsLM:
             max_positions=config.max_positions,
             dtype=dtype,
         )
-        self._kernels = kernels or EagerKernels()
+        self._kernels = kernels or Kernels()
         self._text_embedding = load("tied.embedding.text_embedding.weight")
         self._code_embedding = load("tied.embedding.modality_embeddings.0.embedding.weight")
         head = self._code_embedding if config.tied_heads else load("tied.head.modality_heads.0.weight")

@@ -7,7 +7,7 @@ import torch
 
 from stentor.layers.attention import SdpaBackend
 from stentor.layers.context import DecodeBatch, Place, PrefillBatch, PrefillSpan
-from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels import Kernels
 from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from tests.layers.paged import Paged
@@ -94,7 +94,7 @@ def test_blocks_are_found_beyond_what_32_bits_count() -> None:
     slots = tables.gather(1, (positions // 16)[:, None])[:, 0] * 16 + positions % 16
     qkv, norm = randn(2, 8, 32, dtype=torch.float16), randn(6, 32, dtype=torch.float16)
     turn = RotaryTable(32, 64, 1e4, torch.float16, torch.device(DEVICE)).at(positions)
-    expected = EagerKernels().place_heads(qkv.clone(), Norm(norm, 1e-6), turn, Place(cache, slots))
+    expected = Kernels().place_heads(qkv.clone(), Norm(norm, 1e-6), turn, Place(cache, slots))
     written = cache.view(-1, 4, 32)[slots].clone()
     cache.view(-1, 4, 32)[slots] = 0
     assert_close(heads.place_heads(qkv, Norm(norm, 1e-6), turn, Place(cache, slots)), expected)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stentor.layers.convolution import Filter, Signal
-from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels import Kernels
 from tests.layers.triton.interpreted import DEVICE, HALF, assert_close, randn
 
 fused = pytest.importorskip("stentor.layers.triton.convolution")
@@ -69,7 +69,7 @@ def test_a_filter_equals_the_reference(
     x = randn(3, time, shape["inputs"], dtype=dtype)
     given = None if lengths is None else torch.tensor(lengths, dtype=torch.int16, device=DEVICE)
     found = fused.convolution(filter)(Signal(None, x, given, 2))
-    expected = EagerKernels().convolution(exact(filter))(Signal(None, x.double(), given, 2))
+    expected = Kernels().convolution(exact(filter))(Signal(None, x.double(), given, 2))
     assert found.frame_steps == expected.frame_steps
     ends = [filter.stride * min(time, 2 * length) for length in lengths or (time, time, time)]
     for ours, theirs in zip(found[:2], expected[:2], strict=True):
@@ -92,7 +92,7 @@ def test_a_residual_unit_equals_the_reference(
     before = plain.clone(), active.clone()
     found = fused.convolution(first, then)(Signal(plain, active, lengths))
     wide = Signal(plain.double(), active.double(), lengths)
-    expected = EagerKernels().convolution(exact(first), exact(then))(wide)
+    expected = Kernels().convolution(exact(first), exact(then))(wide)
     for ours, theirs in zip(found[:2], expected[:2], strict=True):
         assert_close(within(ours, [40, 11]), within(theirs, [40, 11]), bound)
     assert torch.equal(before[0], plain)

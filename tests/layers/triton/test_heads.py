@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stentor.layers.context import Place
-from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels import Kernels
 from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
 from tests.layers.triton.interpreted import DEVICE, DTYPES, assert_close, randn
@@ -27,7 +27,7 @@ def test_heads_equal_the_reference_and_fill_their_slots_only(
     cache = randn(4, 8, 2 * kv_heads, dim, dtype=dtype)
     expected_cache, given = cache.clone().double(), qkv.clone().double()
     exact = (turn[0].double(), turn[1].double())
-    expected = EagerKernels().place_heads(given, exact_norm, exact, Place(expected_cache, slots))
+    expected = Kernels().place_heads(given, exact_norm, exact, Place(expected_cache, slots))
     queries = heads.place_heads(qkv, norm, turn, Place(cache, slots))
     assert_close(queries, expected)
     flat, expected_flat = cache.flatten(0, 1), expected_cache.flatten(0, 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stentor.layers.kernels.eager import rms_norm, silu_mul
+from stentor.layers.kernels import rms_norm, silu_mul
 from stentor.layers.linear import Norm
 from stentor.layers.quantization import quantize, restore
 from stentor.layers.triton.tiles import Tile

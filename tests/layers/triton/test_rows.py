@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stentor.layers.kernels.eager import rms_norm
+from stentor.layers.kernels import rms_norm
 from stentor.layers.quantization import round_rows
 from tests.layers.triton.interpreted import DEVICE, DTYPES, assert_close, randn
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stentor.config import VocoderConfig
-from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels import Kernels
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.convolution import Target
 from stentor.models.higgs_audio_codec.decoder import Decoder
@@ -42,7 +42,7 @@ def decoder(tiny: CodecConfig, parameters: Tensors) -> Decoder:
 def on_gpu(tiny: CodecConfig, parameters: Tensors) -> GpuDecoder:
     """A GPU's operations, done by PyTorch on a CPU."""
     read = CodecWeights(MemoryWeights(parameters), tiny)
-    return GpuDecoder(read, tiny, CPU, "float32", EagerKernels())
+    return GpuDecoder(read, tiny, CPU, "float32", Kernels())
 
 
 def windows(*frames: int) -> list[Array]:

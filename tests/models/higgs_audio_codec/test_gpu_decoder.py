@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels import Kernels
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.gpu_decoder import GpuDecoder
 from stentor.models.higgs_audio_codec.weights import CodecWeights
@@ -23,7 +23,7 @@ from tests.models.higgs_audio_codec.reference import (
 
 def make(config: CodecConfig, parameters: Tensors, arithmetic: str = "float32") -> GpuDecoder:
     read = CodecWeights(MemoryWeights(parameters), config)
-    return GpuDecoder(read, config, torch.device("cpu"), arithmetic, EagerKernels())
+    return GpuDecoder(read, config, torch.device("cpu"), arithmetic, Kernels())
 
 
 def batch(frames: int, config: dict[str, Any], rows: int = 1) -> torch.Tensor:

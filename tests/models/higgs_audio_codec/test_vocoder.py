@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stentor.config import VocoderConfig
 from stentor.errors import ConfigError
-from stentor.layers.kernels import EagerKernels
+from stentor.layers.kernels import Kernels
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.decoder import Decoder
 from stentor.models.higgs_audio_codec.vocoder import CodecVocoder, make_decoder
@@ -24,21 +24,21 @@ FRAMES = 60
 @pytest.fixture(scope="module")
 def vocoder(tiny: CodecConfig, parameters: Tensors) -> CodecVocoder:
     read, device = CodecWeights(MemoryWeights(parameters), tiny), torch.device("cpu")
-    decoder = make_decoder(read, tiny, device, "float32", EagerKernels())
+    decoder = make_decoder(read, tiny, device, "float32", Kernels())
     return CodecVocoder(decoder, tiny, device, most_frames=600)
 
 
 def test_a_cpu_decodes_in_the_arithmetics_that_it_has(tiny: CodecConfig, parameters: Tensors) -> None:
     read, device = CodecWeights(MemoryWeights(parameters), tiny), torch.device("cpu")
     codes = torch.from_numpy(random_codes(5, tiny_config()).astype(np.int64))[None]
-    exact = make_decoder(read, tiny, device, "float32", EagerKernels())
-    same = make_decoder(read, tiny, device, "tfloat32", EagerKernels())
-    rough = make_decoder(read, tiny, device, "bfloat16", EagerKernels())
+    exact = make_decoder(read, tiny, device, "float32", Kernels())
+    same = make_decoder(read, tiny, device, "tfloat32", Kernels())
+    rough = make_decoder(read, tiny, device, "bfloat16", Kernels())
     assert isinstance(exact, Decoder)
     assert torch.equal(same(codes, None), exact(codes, None))
     assert not torch.equal(rough(codes, None), exact(codes, None))
     with pytest.raises(ConfigError, match="float16 needs a GPU"):
-        make_decoder(read, tiny, device, "float16", EagerKernels())
+        make_decoder(read, tiny, device, "float16", Kernels())
 
 
 def pcm16(waveform: Array) -> Array:

@@ -3,13 +3,12 @@
 import torch
 
 from stentor.layers.context import Place
-from stentor.layers.kernels import EagerKernels
-from stentor.layers.kernels.eager import silu_mul
+from stentor.layers.kernels import Kernels, silu_mul
 from stentor.layers.linear import Linear, Norm
 from stentor.layers.quantization import quantize, restore
 from stentor.layers.rotary import RotaryTable, rotate
 
-KERNELS = EagerKernels()
+KERNELS = Kernels()
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -24,7 +23,7 @@ def test_a_norm_comes_before_the_product_and_a_residual_behind_it() -> None:
         torch.testing.assert_close(KERNELS.head(square, norm)(x), expected @ square.T)
         torch.testing.assert_close(KERNELS.gated(square, norm)(x), silu_mul(expected @ square.T))
     torch.testing.assert_close(KERNELS.residual(square)(x, plus.clone()), plus + x @ square.T)
-    rounded = EagerKernels("int8")
+    rounded = Kernels("int8")
     x, plus, square = x.float(), plus.float(), square.float()
     assert torch.equal(rounded.residual(square)(x, plus.clone()), plus + rounded.linear(square)(x))
 
@@ -34,7 +33,7 @@ def test_weights_are_kept_as_asked_for() -> None:
     assert isinstance(KERNELS.linear(weight), Linear)
     rounded = restore(quantize(weight, "int8"), torch.float32)
     assert (x @ rounded.T - x @ weight.T).abs().max() > 1e-2
-    for product in (EagerKernels("int8").linear(weight), EagerKernels("int8").head(weight)):
+    for product in (Kernels("int8").linear(weight), Kernels("int8").head(weight)):
         torch.testing.assert_close(product(x), x @ rounded.T, atol=1e-4, rtol=1e-4)
     assert isinstance(KERNELS.head(weight), Linear)
 
