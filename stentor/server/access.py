@@ -34,6 +34,7 @@ _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _PRIVATE_NAMES = {"arpa", "corp", "home", "internal", "lan", "local", "localhost", "test"}
 # Nothing that could forge a line of a log, or fill it.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z]+")
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +189,18 @@ def open_paths(config: AccessConfig) -> set[str]:
         known = ", ".join(_OPEN_ON_REQUEST)
         raise ConfigError(f"--open-routes names {min(unknown)!r}, but may only name {known}")
     return {_OPEN_ON_REQUEST[name] for name in names}
+
+
+def origins_of(config: AccessConfig) -> list[str]:
+    """The origins of pages that may call. Raises ConfigError for what no browser would send."""
+    origins = split(config.cors_origins)
+    for origin in origins:
+        if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"--cors-origins: {origin!r} is no origin: give scheme and host alone, in small letters, "
+                "such as https://example.org"
+            )
+    return origins
 
 
 def presented_keys(scope: Scope) -> Iterator[bytes]:

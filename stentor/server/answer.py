@@ -72,12 +72,7 @@ class SpeechAnswer(WatchedResponse):
     `form` is a dialect's own: what its audio looks like.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        order: Order,
-        form: Callable[[int], Form] | None = None,
-    ) -> None:
+    def __init__(self, service: Service, order: Order, form: Callable[[int], Form] | None = None) -> None:
         super().__init__(service.write_timeout_s)
         self._service = service
         self._order = order

@@ -16,7 +16,7 @@ from stentor.config import Config
 from stentor.errors import ConfigError
 from stentor.request import ModelInfo
 from stentor.server import admin, consents, errors, health, page, speech, voices
-from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, split
+from stentor.server.access import BodyLimit, Entrance, Gate, open_paths, origins_of
 from stentor.server.admission import Admission
 from stentor.server.batch import BatchBody
 from stentor.server.bodies import FIELDS
@@ -109,14 +109,7 @@ def create_app(
     install_document(app)
     outcomes = Outcomes(config.server.outcome_age_s)
     service = Service(
-        admission,
-        reader,
-        metrics,
-        outcomes,
-        encoders,
-        info,
-        config.server.write_timeout_s,
-        tracer,
+        admission, reader, metrics, outcomes, encoders, info, config.server.write_timeout_s, tracer
     )
     _add_routes(app, service, info, store, config)
     if config.access.admin:
@@ -165,7 +158,7 @@ async def _talk(
 def _add_layers(app: FastAPI, metrics: Metrics, keyring: Keyring, config: Config) -> None:
     """What every request passes before its route; the last one added is the first one passed."""
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes(config), pause_s=config.server.read_timeout_s)
-    access, origins = config.access, split(config.access.cors_origins)
+    access, origins = config.access, origins_of(config.access)
     app.add_middleware(Gate, keyring=keyring, open=open_paths(access), origins=origins)
     if origins:
         app.add_middleware(

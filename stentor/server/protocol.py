@@ -3,10 +3,11 @@
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from stentor.audio.shape import Shape
 from stentor.config import Config
-from stentor.errors import NotFoundError, TooLargeError
+from stentor.errors import ConfigError, NotFoundError, TooLargeError
 from stentor.pipeline.kept_voice import KeptVoice
 from stentor.request import ModelInfo, Reference, SamplingParams, SpeechRequest
 from stentor.server.bodies import SpeechBody, VoiceName
@@ -49,6 +50,10 @@ class Reader:
     """Reads bodies for one served model."""
 
     def __init__(self, info: ModelInfo, voices: VoiceStore, config: Config) -> None:
+        """Raises ConfigError: there is no folder for references where there is said to be one."""
+        folder = config.reference.allowed_folder
+        if folder and not Path(folder).is_dir():
+            raise ConfigError(f"--allowed-folder: there is no folder {folder!r}: make it, or name another")
         self.served_name = config.server.served_model_name or info.name
         self._model_names = {self.served_name, info.name, config.model.model, "", *OPENAI_MODELS}
         self._info = info

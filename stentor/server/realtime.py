@@ -59,11 +59,7 @@ class Session(Conversation):
             "output_modalities": ["audio"],
             "instructions": "",
             "audio": {
-                "output": {
-                    "format": {"type": "audio/pcm", "rate": 24_000},
-                    "voice": DEFAULT,
-                    "speed": 1.0,
-                }
+                "output": {"format": {"type": "audio/pcm", "rate": 24_000}, "voice": DEFAULT, "speed": 1.0}
             },
             "max_output_tokens": "inf",
             "seed": None,

@@ -45,12 +45,7 @@ class Tracer:
         self._lock = threading.Lock()
 
     def ended(
-        self,
-        request_id: str,
-        meter: RequestMeter,
-        trace: Mapping[str, str],
-        num_parts: int = 1,
-        **facts: Any,
+        self, request_id: str, meter: RequestMeter, trace: Mapping[str, str], num_parts: int = 1, **facts: Any
     ) -> None:
         """A request has ended for its caller, of which the pipeline got `num_parts`.
 

@@ -81,15 +81,25 @@ def test_a_door_without_keys_is_not_opened_by_the_other_ones_host() -> None:
         take_port(ServerConfig(wyoming_host="x" * 64), "--wyoming")
 
 
-def test_keys_that_cannot_be_read_are_told_before_the_model_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--api-keys-file", "nowhere.toml", "cannot read the API keys"),
+        ("--allowed-folder", "nowhere", "--allowed-folder: there is no folder"),
+        ("--cors-origins", "https://a.example, b.example", "'b.example' is no origin"),
+        ("--cors-origins", "https://a.example/", "is no origin"),
+        ("--cors-origins", "https://A.example", "is no origin"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, value: str, words: str
 ) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
     monkeypatch.setattr("stentor.pipeline.pipeline.Pipeline.start", lambda _: pytest.fail("it was loaded"))
-    keys = str(tmp_path / "nowhere.toml")
-    done = CliRunner().invoke(app, ["serve", str(checkpoint), "--port", "0", "--api-keys-file", keys])
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["serve", str(checkpoint), "--port", "0", flag, value])
     assert isinstance(done.exception, ConfigError)
-    assert "cannot read the API keys" in done.exception.message
+    assert words in done.exception.message
 
 
 @pytest.fixture(scope="module")
