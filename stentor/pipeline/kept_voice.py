@@ -25,24 +25,32 @@ class KeptVoice:
         self._enough = min(_ENOUGH_S, longest_s) * frames_per_s
         self._codes: list[Array] = []
         self._texts: list[str] = []
-        # Does nothing that is still to be heard count?
-        self.settled = info.steady_voice or not info.codec
+        self._done = info.steady_voice or not info.codec
+        # Does nothing that is still to be heard count, to the request that was dressed last?
+        self.settled = self._done
 
     def dress(self, request: SpeechRequest) -> SpeechRequest:
         """The request with what is kept as its reference; one that has its own stays as it is."""
+        self.settled = self._done or request.reference is not None
         if request.reference is not None:
-            self.settled = True
             return request
         wants_codes, reference = request.return_codes or not self.settled, None
         if self._codes:
             reference = Reference(codes=np.concatenate(self._codes), text=" ".join(self._texts))
         return structs.replace(request, reference=reference, return_codes=wants_codes)
 
-    def hear(self, text: str, last: Audio | None) -> None:
-        """Keep what a request said that was dressed here: its text, and its last audio with its codes."""
+    def hear(self, said: SpeechRequest, last: Audio | None) -> None:
+        """Keep what a request said that was dressed here: its text, and its last audio with its codes.
+
+        Of several at a time it is the first to end: the others, without it, have taken other voices.
+        """
         if self.settled or last is None or last.codes is None or last.finish_reason is not FinishReason.STOP:
             return
-        if sum(map(len, self._codes)) + len(last.codes) <= self._longest:
+        kept, had = sum(map(len, self._codes)), 0
+        if said.reference is not None and said.reference.codes is not None:
+            had = len(said.reference.codes)
+        if had == kept and kept + len(last.codes) <= self._longest:
             self._codes.append(last.codes)
-            self._texts.append(without_tags(text).strip())
-        self.settled = sum(map(len, self._codes)) >= self._enough
+            self._texts.append(without_tags(said.text).strip())
+            kept += len(last.codes)
+        self.settled = self._done = kept >= self._enough

@@ -41,7 +41,7 @@ class Passage:
         self._submit = submit
         self._voice = voice
         self._waiting = list(requests)
-        self._spoken = [request.text for request in requests]  # And not heard to the end.
+        self._spoken: list[SpeechRequest] = []  # And not heard to the end.
         self._wants_codes = requests[0].return_codes
         self._present = self._begin()
         self._next: AudioStream | None = None
@@ -97,6 +97,7 @@ class Passage:
         if not self._waiting:  # Another thread has aborted meanwhile.
             begun.abort()
         del self._waiting[:1]
+        self._spoken.append(request)
         self.num_submitted += 1
         return begun
 

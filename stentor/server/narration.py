@@ -159,7 +159,7 @@ class Narration:
                         self._heard = True
                         self._look_ahead()
                         yield replace(piece, data=data)
-                self._manner.voice.hear(text, utterance.last)
+                self._manner.voice.hear(order.request, utterance.last)
                 piece = replace(piece, last=utterance.last)
             except StentorError as error:
                 piece = replace(piece, error=error)

@@ -293,7 +293,7 @@ class Response:
             async for data in utterance:
                 await self._send(data)
             self._last = utterance.last
-        self._session.voice.hear(self._order.request.text, self._last)
+        self._session.voice.hear(self._order.request, self._last)
 
     def _ending(self) -> tuple[str, dict[str, Any] | None]:
         """How the response ended, and why."""

@@ -25,19 +25,19 @@ def test_what_was_said_is_the_reference_of_what_follows_until_it_is_enough() -> 
     voice = KeptVoice(INFO, 30.0)
     first = voice.dress(request())
     assert first == request(return_codes=True)
-    voice.hear("<|emotion:awe|> Hello. ", said(1.5, first=1))
+    voice.hear(structs.replace(first, text="<|emotion:awe|> Hello. "), said(1.5, first=1))
     assert not voice.settled
     second = voice.dress(request("Then on."))
     assert second.reference is not None
     assert (second.reference.text, second.return_codes) == ("Hello.", True)
-    voice.hear("Then on.", said(3.0, first=2))
+    voice.hear(second, said(3.0, first=2))
     assert voice.settled
     third = voice.dress(request("And home."))
     assert third.reference is not None
     assert (third.reference.text, third.return_codes) == ("Hello. Then on.", False)
     assert third.reference.codes is not None
     assert third.reference.codes[:, 0].tolist() == [1] * 38 + [2] * 75
-    voice.hear("And home.", said(2.0))
+    voice.hear(third, said(2.0))
     again = voice.dress(request("And home.")).reference
     assert again is not None
     assert len(again.codes) == 113  # type: ignore[arg-type]
@@ -50,25 +50,47 @@ def test_a_named_voice_is_left_alone_and_nothing_waits_for_it() -> None:
     assert voice.settled
 
 
+def test_a_voice_that_is_named_for_a_while_does_not_end_the_keeping_of_one() -> None:
+    voice = KeptVoice(INFO, 30.0)
+    voice.dress(request(reference=Reference(codes=np.ones((40, 8), int))))
+    first = voice.dress(request())
+    assert (voice.settled, first.return_codes) == (False, True)
+    voice.hear(first, said(1.5))
+    voice.dress(request(reference=Reference(codes=np.ones((40, 8), int))))
+    kept = voice.dress(request()).reference
+    assert kept is not None
+    assert kept.text == "Hello."
+
+
+def test_of_several_at_a_time_one_voice_is_kept() -> None:
+    voice = KeptVoice(INFO, 30.0)
+    first, second = voice.dress(request("One.")), voice.dress(request("Two."))
+    voice.hear(second, said(1.5, first=2))
+    voice.hear(first, said(1.5, first=1))
+    kept = voice.dress(request()).reference
+    assert kept is not None
+    assert (kept.text, set(np.ravel(kept.codes))) == ("Two.", {2})
+
+
 def test_what_failed_or_was_cut_is_no_voice() -> None:
     voice = KeptVoice(INFO, 30.0)
     for last in (None, said(9, FinishReason.RUNAWAY), said(9, FinishReason.LENGTH)):
-        voice.hear("Hello.", last)
-    voice.hear("Hello.", structs.replace(said(9), codes=None))
+        voice.hear(request(), last)
+    voice.hear(request(), structs.replace(said(9), codes=None))
     assert not voice.settled
     assert voice.dress(request()).reference is None
 
 
 def test_a_reference_is_never_longer_than_it_may_be() -> None:
     voice = KeptVoice(INFO, 3.0)
-    voice.hear("Too long.", said(3.5))
+    voice.hear(voice.dress(request("Too long.")), said(3.5))
     assert voice.dress(request()).reference is None
-    voice.hear("Hello.", said(2.0))
-    voice.hear("Then on.", said(1.5))
+    voice.hear(voice.dress(request()), said(2.0))
+    voice.hear(voice.dress(request("Then on.")), said(1.5))
     kept = voice.dress(request()).reference
     assert kept is not None
     assert kept.text == "Hello."
-    voice.hear("Yes.", said(1.0))
+    voice.hear(voice.dress(request("Yes.")), said(1.0))
     assert voice.settled
 
 
