@@ -68,6 +68,7 @@ class InputSocket(Conversation):
         self._query = websocket.query_params
         self._format = OutputFormat("pcm", service.info.sample_rate_hz)
         self._seed: int | None = None  # Of every text that has none of its own.
+        self._kept = service.reader.keep_voice()
         self._contexts: dict[str | None, _Context] = {}
         self._num_contexts = 0
 
@@ -134,7 +135,7 @@ class InputSocket(Conversation):
             seed = query.get("seed", self._seed)
         read = validated(SpeechFields, {**fields, "seed": seed}, names)
         body = speech_body(self._voice, read, self._format, streamed=True)
-        return Manner(self._service.reader, body, f"{self.id}-{number}")
+        return Manner(self._service.reader, body, f"{self.id}-{number}", self._kept)
 
     async def _speak(self, name: str | None, context: _Context) -> None:
         """Speak a context to its end."""

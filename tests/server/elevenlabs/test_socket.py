@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec import structs
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -14,7 +15,7 @@ from stentor.audio.load import decode
 from stentor.errors import RequestError
 from stentor.request import SpeechRequest
 from tests.server.conftest import Running
-from tests.server.fakes import RATE, Act, say, tone
+from tests.server.fakes import INFO, RATE, Act, say, spoken_with_codes, tone
 from tests.server.test_speech_socket import endless
 
 Serve = Callable[..., Running]
@@ -192,6 +193,19 @@ def test_one_seed_speaks_all_contexts_of_a_connection(serve: Serve) -> None:
             until_final(socket, name)
     first, second, third = (request.sampling.seed for request in running.pipeline.requests)
     assert first == second != third == 7
+
+
+def test_a_voice_that_nobody_named_goes_on_from_context_to_context(serve: Serve) -> None:
+    running = serve(spoken_with_codes, info=structs.replace(INFO, codec="codec-1"))
+    with opened(running, "multi-stream-input") as socket:
+        for name in "ab":
+            tell(socket, text=SENTENCES[0], context_id=name, flush=True)
+            tell(socket, context_id=name, close_context=True)
+            until_final(socket, name)
+    first, second = (request.reference for request in running.pipeline.requests)
+    assert first is None
+    assert second is not None
+    assert second.text == SENTENCES[0].strip()
 
 
 def test_a_silence_that_is_no_number_is_one_second(serve: Serve) -> None:
