@@ -203,7 +203,7 @@ class TTS:
     def _started(self) -> Pipeline:
         with self._lock:
             if self._pipeline is None:
-                _, pipeline = build_pipeline(self.config)
+                self.info, pipeline = build_pipeline(self.config)
                 pipeline.start()
                 self._pipeline = pipeline
             return self._pipeline

@@ -106,6 +106,13 @@ def test_instructions_are_tags_before_the_text_and_are_told_of(tts: TTS) -> None
     assert "ignored" in tts.speak(TEXT, max_new_tokens=10, instructions="Like a pirate.").notes[0]
 
 
+def test_the_context_of_the_settings_is_told(checkpoint: Path) -> None:
+    config = override(OFFLINE, {"engine": {"max_context": 256}})
+    with TTS(checkpoint, config=config) as small:
+        small.start()
+        assert small.info.context_limit == 256
+
+
 def test_numbers_may_be_numpys(tts: TTS) -> None:
     options = {"seed": np.int64(7), "max_new_tokens": np.int32(12), "temperature": np.float32(0.5)}
     said = tts.speak(TEXT, **options)  # type: ignore[arg-type]

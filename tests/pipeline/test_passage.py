@@ -10,6 +10,7 @@ from stentor.pipeline.kept_voice import KeptVoice
 from stentor.pipeline.passage import Passage, speak
 from stentor.pipeline.stream import AudioStream
 from stentor.request import Audio, FinishReason, ModelInfo, Reference, SamplingParams, SpeechRequest, Usage
+from stentor.text.parts import usual_s
 
 INFO = ModelInfo(
     "m",
@@ -242,6 +243,15 @@ def test_only_a_text_that_would_be_cut_short_is_said_in_parts() -> None:
         list(speak(house.submit, request(text), info, KeptVoice(info, 30.0)))
         assert len(house.requests) == parts
         assert "".join(each.text for each in house.requests).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_small_context_holds_a_part_with_the_voice_of_the_first() -> None:
+    info = structs.replace(INFO, max_prompt_chars=None, context_limit=1024)
+    house = House()
+    house.answer = True
+    list(speak(house.submit, request(SENTENCE * 14), info, KeptVoice(info, 30.0)))
+    rows = [round(25 * usual_s(each.text)) for each in house.requests]
+    assert max(rows) < 1024 / 2
 
 
 def test_an_unknown_tag_anywhere_is_refused_before_anything_is_said() -> None:
