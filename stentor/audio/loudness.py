@@ -20,17 +20,6 @@ _MOST_GAIN_DB = 24.0
 _SLEW_DB = 0.3  # for each step
 
 
-def loudness_lufs(waveform: Array, sample_rate_hz: int) -> float:
-    """The integrated loudness of mono float32 [num_samples] after ITU-R BS.1770-4; -inf if it is silent.
-
-    The K-weighting is applied to each block's spectrum, which is within 0.2 LU of filtering the samples.
-    """
-    step = round(_STEP_S * sample_rate_hz)
-    block = _STEPS_PER_BLOCK * step
-    starts = range(0, max(1, len(waveform) - block + 1), step)
-    return _gated([_power(waveform[start : start + block], sample_rate_hz) for start in starts])
-
-
 class Leveller:
     """Brings one stream to `target_lufs`; no sample passes 0.98.
 
@@ -114,7 +103,7 @@ def _highest_gain(waveform: Array) -> float:
 
 
 def _gated(powers: list[float]) -> float:
-    """The loudness of blocks by their weighted powers."""
+    """The integrated loudness, in LUFS, of blocks by their weighted powers; -inf if all are silent."""
     audible = np.array(powers)
     audible = audible[audible > _ABSOLUTE_GATE]
     if not len(audible):
@@ -124,9 +113,10 @@ def _gated(powers: list[float]) -> float:
 
 
 def _power(block: Array, sample_rate_hz: int) -> float:
-    """The mean square of a block behind the K-weighting."""
-    if len(block) == 0:
-        return 0.0
+    """The mean square of a block behind the K-weighting.
+
+    That is applied to the block's spectrum, which is within 0.2 LU of filtering the samples.
+    """
     spectrum = np.fft.rfft(block.astype(np.float64))
     squares = np.square(np.abs(spectrum)) * _k_weighting(len(block), sample_rate_hz)
     squares[1 : (len(block) + 1) // 2] *= 2

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stentor.audio import loudness
-from stentor.audio.loudness import Leveller, loudness_lufs
+from stentor.audio.loudness import Leveller
 
 RATE = 24_000
 
@@ -49,26 +49,16 @@ def measured_by_libav(waveform: np.ndarray) -> float:
 
 def test_a_full_sine_of_997_hz_is_3_01_below_full_scale() -> None:
     sine = np.sin(2 * np.pi * 997 * np.arange(3 * RATE) / RATE).astype(np.float32)
-    assert loudness_lufs(sine, RATE) == pytest.approx(-3.01, abs=0.05)
-    assert loudness_lufs(sine / 100, RATE) == pytest.approx(-43.01, abs=0.05)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_it_measures_what_libav_does(seed: int) -> None:
-    waveform = babble(8.0, seed=seed)
-    assert loudness_lufs(waveform, RATE) == pytest.approx(measured_by_libav(waveform), abs=0.2)
-
-
-def test_silence_has_no_loudness() -> None:
-    assert loudness_lufs(np.zeros(RATE, np.float32), RATE) == float("-inf")
-    assert loudness_lufs(np.zeros(0, np.float32), RATE) == float("-inf")
+    for given in (sine, sine / 5):
+        peak_db = 20 * np.log10(np.abs(levelled(given, -23, whole=True)).max())
+        assert peak_db == pytest.approx(-23 + 3.01, abs=0.05)
 
 
 @pytest.mark.parametrize("level", [0.05, 0.1, 0.3])
 @pytest.mark.parametrize("target_lufs", [-30, -23])
 def test_a_whole_utterance_gets_the_loudness_that_was_asked_for(level: float, target_lufs: float) -> None:
     output = levelled(babble(5.0, level), target_lufs, whole=True)
-    assert loudness_lufs(output, RATE) == pytest.approx(target_lufs, abs=0.3)
+    assert measured_by_libav(output) == pytest.approx(target_lufs, abs=0.3)
 
 
 def test_all_that_was_heard_is_looked_at_once_for_a_whole_and_once_a_step_for_a_stream(
@@ -87,8 +77,8 @@ def test_all_that_was_heard_is_looked_at_once_for_a_whole_and_once_a_step_for_a_
 
 @pytest.mark.parametrize("level", [0.05, 0.1, 0.3])
 def test_a_stream_comes_near_it(level: float) -> None:
-    assert loudness_lufs(levelled(babble(4.0, level), -23), RATE) == pytest.approx(-23, abs=2.0)
-    assert loudness_lufs(levelled(babble(60.0, level), -23), RATE) == pytest.approx(-23, abs=0.5)
+    assert measured_by_libav(levelled(babble(4.0, level), -23)) == pytest.approx(-23, abs=2.0)
+    assert measured_by_libav(levelled(babble(60.0, level), -23)) == pytest.approx(-23, abs=0.5)
 
 
 @pytest.mark.parametrize("whole", [False, True])
