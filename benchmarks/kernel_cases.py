@@ -173,7 +173,7 @@ def quantised_cases(rows: int, device: str) -> Iterator[Case]:
             f"gate-up {scheme} {rows}",
             lambda product=product: product(x),
             lambda restored=restored: torch.nn.functional.linear(x, restored),
-            kept.size_bytes,
+            size_of(kept.values, kept.scale),
         )
 
 
@@ -190,7 +190,7 @@ def float8_case(rows: int, device: str) -> Case:
         f"gate-up fp8 x fp8 {rows}",
         lambda: product(x),
         lambda: torch.nn.functional.linear(x, restored),
-        kept.size_bytes + size_of(x),
+        size_of(kept.values, kept.scale, x),
         bound=5e-2,
     )
 

@@ -38,11 +38,6 @@ class Quantized:
     values: Tensor
     scale: Tensor
 
-    @property
-    def size_bytes(self) -> int:
-        """Memory of values and scales."""
-        return self.values.numel() * self.values.itemsize + self.scale.numel() * self.scale.itemsize
-
 
 def choose_scheme(name: Scheme | Literal["auto"], device: torch.device, dtype: torch.dtype) -> Scheme:
     """What the setting means: 'auto' is int8 where a step waits for its weights and loses nothing that is
