@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -30,50 +30,36 @@ from stentor.voices import Voice, VoiceStore
 _SOUND = answers(sorted({content_type(format.codec) for format in formats().values()}))
 _TIMED = {"alignment": None, "normalized_alignment": None}
 
-
-class _Asked:
-    """What each of the four routes of speech is asked."""
-
-    def __init__(
-        self,
-        request: Request,
-        voice_id: str,
-        fields: SpeechFields,
-        output_format: Annotated[
-            str, Query(description="For example mp3_44100_128, pcm_24000, opus_48000_64, ulaw_8000.")
-        ] = DEFAULT_FORMAT,
-    ) -> None:
-        self.voice = voice_id
-        self.fields = fields
-        self.format_name = output_format
-        self.request_id: str = request.state.request_id
-
-
-Asked = Annotated[_Asked, Depends()]
+FormatName = Annotated[
+    str,
+    Query(
+        alias="output_format",
+        description="For example mp3_44100_128, pcm_24000, opus_48000_64, ulaw_8000.",
+    ),
+]
 
 
 def router(service: Service, voices: VoiceStore) -> APIRouter:
     """The routes of text to speech and of voices."""
     routes = APIRouter()
 
-    def answer(asked: _Asked, *, streamed: bool = False, timed: bool = False) -> Response:
-        format = output_format(asked.format_name)
-        body = speech_body(asked.voice, asked.fields, format, streamed=streamed)
-        with _voice_in_address():
-            order = read(service.reader, body, format, asked.fields, asked.request_id)
-
-        def form(_: int) -> Form:
-            plain = format.form(order.delivery)
-            return _Timed(plain, lines=streamed) if timed else plain
-
-        return SpeechAnswer(service, order, form)
-
     def add(path: str, about: str, *, streamed: bool = False, timed: bool = False) -> None:
         sound: dict[str, Any] = {} if timed else {"response_class": Response, "responses": _SOUND}
 
         @routes.post(f"/v1/text-to-speech/{{voice_id}}{path}", summary=f"ElevenLabs: {about}.", **sound)
-        async def say(asked: Asked) -> Response:
-            return answer(asked, streamed=streamed, timed=timed)
+        async def say(
+            request: Request, voice_id: str, fields: SpeechFields, name: FormatName = DEFAULT_FORMAT
+        ) -> Response:
+            format = output_format(name)
+            body = speech_body(voice_id, fields, format, streamed=streamed)
+            with _voice_in_address():
+                order = read(service.reader, body, format, fields, request.state.request_id)
+
+            def form(_: int) -> Form:
+                plain = format.form(order.delivery)
+                return _Timed(plain, lines=streamed) if timed else plain
+
+            return SpeechAnswer(service, order, form)
 
     add("", "say a text")
     add("/stream", "the same, sent as it is made", streamed=True)
