@@ -6,7 +6,7 @@ import json
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import Receive, Scope, Send
 
 from stentor.errors import InternalError, OverloadedError, RequestError, StentorError
@@ -14,7 +14,7 @@ from stentor.server.answer import WatchedResponse
 from stentor.server.bodies import FIELDS, SpeechBody
 from stentor.server.caller import current
 from stentor.server.delivery import make_form, usage
-from stentor.server.errors import BROKEN, error_object, error_response, explain
+from stentor.server.errors import BROKEN, error_object, error_response, validated
 from stentor.server.protocol import Delivery, Order
 from stentor.server.utterance import Service, Utterance
 
@@ -52,7 +52,7 @@ class BatchAnswer(WatchedResponse):
         self._id = request_id
         shared = batch.model_extra or {}
         # What is wrong with the shared fields is the batch's fault and not that of each item.
-        _body({**shared, "input": "x"}, "")
+        validated(SpeechBody, {**shared, "input": "x"}, FIELDS)
         self._bodies = [_merged(shared, item) for item in batch.items]
         # A batch does not use up its own key's share.
         self._places = asyncio.Semaphore(min(_AT_A_TIME, current().key.concurrent_requests or _AT_A_TIME))
@@ -85,7 +85,7 @@ class BatchAnswer(WatchedResponse):
     async def _say(self, index: int) -> dict[str, Any] | StentorError:
         """What an item came to."""
         try:
-            body = _body(self._bodies[index], f"items[{index}].")
+            body = validated(SpeechBody, self._bodies[index], FIELDS, ("items", index))
             order = self._service.reader.read(body, f"{self._id}-{index}")
             if order.delivery is not Delivery.FILE:
                 raise RequestError(
@@ -122,13 +122,3 @@ def _merged(shared: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
     own_voice = any(item.get(name) is not None for name in _VOICE_FIELDS)
     kept = {name: value for name, value in shared.items() if not (own_voice and name in _VOICE_FIELDS)}
     return {**kept, **{name: value for name, value in item.items() if value is not None}}
-
-
-def _body(fields: dict[str, Any], place: str) -> SpeechBody:
-    """The body that the fields make; RequestError if they make none, `place` is where they stand."""
-    try:
-        return SpeechBody.model_validate(fields)
-    except ValidationError as error:
-        wrong = explain(error.errors(), FIELDS)
-        wrong.param = f"{place}{wrong.param}" if wrong.param else place.rstrip(".") or None
-        raise wrong from None

@@ -5,7 +5,7 @@ import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from stentor.errors import InternalError, RequestError
 from stentor.request import Audio, Reference, SpeechRequest
 from stentor.server.bodies import Strict
-from stentor.server.errors import explain
+from stentor.server.errors import validated
 from stentor.server.references import read_codes
 from stentor.server.utterance import Service
 from stentor.voices import Voice, VoiceStore
@@ -78,10 +78,7 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
         if own in named and named[own] != value:
             raise RequestError(f"{own} is given twice, in different words: give it once", param=own)
         named[own] = value
-    try:
-        return kind.model_validate(named)
-    except ValidationError as error:
-        raise explain(error.errors(), tuple(kind.model_fields)) from None
+    return validated(kind, named, tuple(kind.model_fields))
 
 
 async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_id: str) -> Voice:

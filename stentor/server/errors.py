@@ -111,7 +111,9 @@ def install(app: FastAPI, fields: Sequence[str]) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def explain(problems: Sequence[Any], fields: Sequence[str], within: tuple[str, ...] = ()) -> RequestError:
+def explain(
+    problems: Sequence[Any], fields: Sequence[str], within: tuple[str | int, ...] = ()
+) -> RequestError:
     """Pydantic's findings about a body in words that say how to mend it.
 
     `fields` are those that it may have, `within` is its place in the whole message.
@@ -145,7 +147,7 @@ def explain(problems: Sequence[Any], fields: Sequence[str], within: tuple[str, .
     return RequestError(f"{param}: {problem['msg'][0].lower()}{problem['msg'][1:]}", param=param)
 
 
-def validated(kind: type[M], value: Any, fields: Sequence[str], place: tuple[str, ...] = ()) -> M:
+def validated(kind: type[M], value: Any, fields: Sequence[str], place: tuple[str | int, ...] = ()) -> M:
     """What stands at `place` of a message, `fields` being the known ones. Raises RequestError."""
     try:
         return kind.model_validate(value)
