@@ -209,7 +209,7 @@ def http_page(page: str) -> str:
 
 
 def _app() -> FastAPI:
-    nothing = {"stats": dict, "when_passed": lambda *_: None}
+    nothing = {"stats": dict, **dict.fromkeys(("alive", "restart", "when_passed"), lambda *_: None)}
     unused: Any = type("NoPipeline", (), nothing)()
     info = ModelInfo("", "", 24_000, 960, 8, 1024, (), 1, SamplingParams())
     return create_app(unused, info, VoiceStore(info, Config().reference), Config())

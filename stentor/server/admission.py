@@ -1,6 +1,6 @@
 """Knows whether a request may go to the pipeline: while the server takes any, within its key's share."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stentor.errors import OverloadedError
 from stentor.request import SpeechRequest
@@ -22,6 +22,8 @@ class Admission:
         self.draining = False
         self.ending = False  # The process is about to end: this drain is not taken back.
         self._pipeline = pipeline
+        # As the pipeline's.
+        self.alive, self.restart, self.stats = pipeline.alive, pipeline.restart, pipeline.stats
         self._quotas: dict[str, Quota] = {}
 
     def submit(
@@ -51,18 +53,6 @@ class Admission:
     def ready(self) -> bool:
         """Would a request be served now."""
         return not self.draining and self._pipeline.ready()
-
-    def alive(self) -> bool:
-        """Is the pipeline in order, or mending itself."""
-        return self._pipeline.alive()
-
-    def restart(self, worker: str) -> None:
-        """As `Pipeline.restart`."""
-        self._pipeline.restart(worker)
-
-    def stats(self) -> dict[str, Any]:
-        """As `Pipeline.stats`."""
-        return self._pipeline.stats()
 
     def num_open(self) -> int:
         """Requests that hold a place."""
