@@ -134,16 +134,12 @@ class Downloader:
         if response.status_code != 200:
             raise RequestError(f"the reference's address answers with status {response.status_code}")
         check_media_type(response.headers.get("content-type", ""))
-        self._check_size(int(response.headers.get("content-length", 0)))
+        check_size(int(response.headers.get("content-length", 0)), self._max_bytes)
         body = bytearray()
         async for piece in response.aiter_raw():
             body += piece
-            self._check_size(len(body))
+            check_size(len(body), self._max_bytes)
         return bytes(body)
-
-    def _check_size(self, size_bytes: int) -> None:
-        if size_bytes > self._max_bytes:
-            raise too_large(self._max_bytes)
 
 
 def check_media_type(stated: str) -> None:
@@ -156,11 +152,12 @@ def check_media_type(stated: str) -> None:
         )
 
 
-def too_large(max_bytes: int) -> TooLargeError:
-    """The error of a reference over the limit."""
-    return TooLargeError(
-        f"the reference has more than {max_bytes} bytes: send a shorter one, or raise --max-bytes"
-    )
+def check_size(size_bytes: int, max_bytes: int) -> None:
+    """Raise TooLargeError if a reference is over the limit."""
+    if size_bytes > max_bytes:
+        raise TooLargeError(
+            f"the reference has more than {max_bytes} bytes: send a shorter one, or raise --max-bytes"
+        )
 
 
 def _run(coroutine: Coroutine[Any, Any, bytes], timeout_s: float) -> bytes:

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
 
-from stentor.audio.download import Downloader, check_media_type, too_large
+from stentor.audio.download import Downloader, check_media_type, check_size
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError
 
@@ -57,7 +57,7 @@ class ReferenceReader:
 
     def _read(self, audio: str | bytes) -> bytes:
         if isinstance(audio, bytes):
-            self._check_size(len(audio))
+            check_size(len(audio), self._config.max_bytes)
             return audio
         if is_url(audio):
             return self._fetch(audio)
@@ -66,10 +66,6 @@ class ReferenceReader:
         if _BASE64.fullmatch(audio):
             return self._from_base64(audio)
         return self._from_file(audio)
-
-    def _check_size(self, size_bytes: int) -> None:
-        if size_bytes > self._config.max_bytes:
-            raise too_large(self._config.max_bytes)
 
     def _from_data_uri(self, uri: str) -> bytes:
         parts = _DATA_URI.fullmatch(uri)
@@ -80,12 +76,12 @@ class ReferenceReader:
         if "base64" in parts["parameters"].lower().split(";"):
             return self._from_base64(unquote(parts["data"]))
         data = unquote_to_bytes(parts["data"])
-        self._check_size(len(data))
+        check_size(len(data), self._config.max_bytes)
         return data
 
     def _from_base64(self, text: str) -> bytes:
         standard = re.sub(r"\s", "", text).rstrip("=").replace("-", "+").replace("_", "/")
-        self._check_size(len(standard) * 3 // 4)
+        check_size(len(standard) * 3 // 4, self._config.max_bytes)
         try:
             return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
         except binascii.Error as error:
@@ -118,9 +114,9 @@ class ReferenceReader:
             state = os.fstat(handle)
             if not stat.S_ISREG(state.st_mode):
                 raise ValueError("a folder, a pipe or a device")
-            self._check_size(state.st_size)
+            check_size(state.st_size, self._config.max_bytes)
             data = file.read(self._config.max_bytes + 1)
-        self._check_size(len(data))
+        check_size(len(data), self._config.max_bytes)
         return data
 
     def _fetch(self, url: str) -> bytes:
