@@ -70,7 +70,7 @@ def check_report(report: Report, growth_mib: float) -> None:
 
 
 def test_the_engine_leaks_nothing_in_threads(checkpoint: Path) -> None:
-    load = Load(requests=200, longest_delay_s=0.3)
+    load = Load(requests=120, longest_delay_s=0.3)
     # So few requests still warm up: kernels are prepared for each new length. The long run sees the plateau.
     report = run(lambda: pipeline_of(checkpoint, "thread"), make_request, check, load)
     check_report(report, growth_mib=500)

@@ -10,6 +10,8 @@ import base64
 import json
 import tomllib
 import wave
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "clients"
 RECORDINGS = {path.stem: tomllib.loads(path.read_text()) for path in sorted(RECORDED.glob("*.toml"))}
 RATE_HZ = 24_000
 
+REQUESTS = {name: recording["request"] for name, recording in RECORDINGS.items() if "request" in recording}
 SOCKETS = {name: recording["websocket"] for name, recording in RECORDINGS.items() if "websocket" in recording}
 STREAMS = [
     pytest.param(stream, id=f"{name}-{number}")
@@ -86,29 +89,38 @@ def hear(answer: httpx2.Response, where: str) -> None:
             assert_says(base64.b64decode(at(answer.json(), where), validate=True), SENTENCE)
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("name", [name for name, told in RECORDINGS.items() if "request" in told])
-def test_recorded_requests_are_answered_as_their_program_needs_it(
-    name: str, server: str, audio: bytes
-) -> None:
-    with httpx2.Client(base_url=server, timeout=60, trust_env=False) as http:
-        for told in RECORDINGS[name]["request"]:
+@pytest.fixture(scope="module")
+def answers(server: str, audio: bytes) -> Iterator[dict[str, Future[list[httpx2.Response]]]]:
+    """What came for the requests of each recording; the programs are there at the same time."""
+    with httpx2.Client(base_url=server, timeout=60, trust_env=False) as http, ThreadPoolExecutor() as pool:
+
+        def ask(told: dict[str, Any]) -> httpx2.Response:
             body = {"json": filled(told["body"], audio)} if "body" in told else {}
             if "form" in told:
                 body = {"data": filled(told["form"], audio), "files": {"audio_sample": ("me.wav", audio)}}
-            answer = http.request(told["method"], told["path"], headers=told.get("headers"), **body)
-            assert answer.status_code in told["status"], f"{told['what']}: {answer.text}"
-            assert answer.headers["Content-Type"].startswith(told.get("content_type", ""))
-            for header, value in told.get("headers_read", {}).items():
-                assert answer.headers[header] == value or (not value and int(answer.headers[header]) > 0)
-            for path, value in told.get("reads", {}).items():
-                assert at(answer.json(), path) == value, f"{told['what']}: {path}"
-            if wanted := told.get("lists"):
-                items = answer.json()[wanted["at"]]
-                assert items
-                assert all(isinstance(item[field], str) for item in items for field in wanted["with"])
-            if "says" in told:
-                hear(answer, told["says"])
+            return http.request(told["method"], told["path"], headers=told.get("headers"), **body)
+
+        yield {name: pool.submit(lambda told: list(map(ask, told)), told) for name, told in REQUESTS.items()}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", REQUESTS)
+def test_recorded_requests_are_answered_as_their_program_needs_it(
+    name: str, answers: dict[str, Future[list[httpx2.Response]]]
+) -> None:
+    for told, answer in zip(REQUESTS[name], answers[name].result(), strict=True):
+        assert answer.status_code in told["status"], f"{told['what']}: {answer.text}"
+        assert answer.headers["Content-Type"].startswith(told.get("content_type", ""))
+        for header, value in told.get("headers_read", {}).items():
+            assert answer.headers[header] == value or (not value and int(answer.headers[header]) > 0)
+        for path, value in told.get("reads", {}).items():
+            assert at(answer.json(), path) == value, f"{told['what']}: {path}"
+        if wanted := told.get("lists"):
+            items = answer.json()[wanted["at"]]
+            assert items
+            assert all(isinstance(item[field], str) for item in items for field in wanted["with"])
+        if "says" in told:
+            hear(answer, told["says"])
 
 
 @pytest.mark.parametrize("told", STREAMS)

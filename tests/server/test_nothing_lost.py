@@ -34,11 +34,11 @@ from tests.server.wyoming.test_server import pipeline as pipeline
 Serve = Callable[..., Running]
 
 several = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 # Each example is a conversation over a socket: looking for a smaller one that fails would take minutes.
-fewer = settings(several, max_examples=12, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+fewer = settings(several, max_examples=8, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 # Tags that exist, tags that do not, pieces of tags, and whatever people write.
 texts = (
