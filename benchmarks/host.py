@@ -79,7 +79,8 @@ def _level(target: Target, texts: list[str], concurrency: int) -> dict[str, Any]
 
 def _cpu_s() -> dict[str, float]:
     """CPU seconds so far of this process, of the server's, and of its workers by the order of their start."""
-    (server,) = psutil.Process().children()
+    # Its own is the youngest, if whoever runs it has other children.
+    server = max(psutil.Process().children(), key=psutil.Process.create_time)
     workers = sorted(server.children(), key=lambda process: process.pid)
     processes = [psutil.Process(), server, *workers]
     times = [process.cpu_times() for process in processes]

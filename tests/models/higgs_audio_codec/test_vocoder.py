@@ -55,7 +55,7 @@ def decode_by_windows(vocoder: CodecVocoder, codes: Array, cuts: list[int], cont
     return np.concatenate(parts)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, FRAMES - 1), max_size=12, unique=True), st.integers(0, 4))
 def test_streaming_equals_offline(vocoder: CodecVocoder, cuts: list[int], seed: int) -> None:
     codes = random_codes(FRAMES, tiny_config(), seed)
