@@ -138,7 +138,7 @@ class PreprocessStage:
                 decode(data, sample_rate_hz=self._sample_rate_hz, max_seconds=limit_s * READ_AHEAD, cut=True),
                 self._sample_rate_hz,
                 limit_s,
-                whole=request.reference.text is not None,
+                whole=bool((request.reference.text or "").strip()),
             )
         waveform = decode(data, sample_rate_hz=self._sample_rate_hz, max_seconds=limit_s)
         seconds = len(waveform) / self._sample_rate_hz

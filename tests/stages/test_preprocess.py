@@ -208,12 +208,12 @@ def test_a_voice_to_be_is_trimmed_and_checked(
     monkeypatch.setattr(preprocess, "enroll", enroll)
     # Longer than a reference may be, and than is looked at.
     recording = wav(np.tile(TONE, 10))
-    for name, text in (("with", "words"), ("without", None)):
+    for name, text in (("with", "words"), ("without", None), ("of a form", " ")):
         request = SpeechRequest(name, "a voice", Reference(audio=recording, text=text), enroll=True)
         stage.add(Payload(name, request, last=True))
     done = drain(stage)
     assert {len(payload.data.reference_waveform) for payload in done.values()} == {500}  # type: ignore[union-attr]
-    assert sorted(whole for *_, whole in asked) == [False, True]
+    assert sorted(whole for *_, whole in asked) == [False, False, True]
     assert all(8 * RATE_HZ <= samples < 9.1 * RATE_HZ for samples, *_ in asked)
     assert {call[1:3] for call in asked} == {(RATE_HZ, 2.0)}
 
