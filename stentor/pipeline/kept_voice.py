@@ -15,14 +15,15 @@ class KeptVoice:
 
     A model without a `steady_voice` takes another for each prompt without a reference, whatever the seed. So
     what such requests said so far is the reference of those that come after, until `_ENOUGH_S` are kept or a
-    further one would be over `longest_s`. Where codes mean nothing elsewhere (`ModelInfo.codec` is empty)
-    none are kept.
+    further one would be over `longest_s`, or half of the context. Where codes mean nothing elsewhere
+    (`ModelInfo.codec` is empty) none are kept.
     """
 
     def __init__(self, info: ModelInfo, longest_s: float) -> None:
         frames_per_s = info.sample_rate_hz / info.samples_per_frame
-        self._longest = longest_s * frames_per_s
-        self._enough = min(_ENOUGH_S, longest_s) * frames_per_s
+        # Half of a context is for what is still to be said.
+        self._longest = min(longest_s * frames_per_s, info.context_limit / 2)
+        self._enough = min(_ENOUGH_S * frames_per_s, self._longest)
         self._codes: list[Array] = []
         self._texts: list[str] = []
         self._done = info.steady_voice or not info.codec

@@ -81,8 +81,9 @@ def test_what_failed_or_was_cut_is_no_voice() -> None:
     assert voice.dress(request()).reference is None
 
 
-def test_a_reference_is_never_longer_than_it_may_be() -> None:
-    voice = KeptVoice(INFO, 3.0)
+@pytest.mark.parametrize(("longest_s", "context"), [(3.0, 4096), (30.0, 2 * 75)])
+def test_a_reference_is_never_longer_than_it_may_be(longest_s: float, context: int) -> None:
+    voice = KeptVoice(structs.replace(INFO, context_limit=context), longest_s)
     voice.hear(voice.dress(request("Too long.")), said(3.5))
     assert voice.dress(request()).reference is None
     voice.hear(voice.dress(request()), said(2.0))
