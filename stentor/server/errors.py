@@ -88,27 +88,22 @@ def error_response(error: StentorError) -> Response:
 def install(app: FastAPI, fields: Sequence[str]) -> None:
     """Make every error of a route an error object; `fields` are the known ones of a request's body."""
 
-    async def on_stentor_error(_: Request, error: Exception) -> Response:
+    async def tell(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            return http_error_response(request, error)
+        if isinstance(error, RequestValidationError):
+            problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
+            error = explain(problems, fields)
         assert isinstance(error, StentorError), "registered for these only"
         return error_response(error)
-
-    async def on_invalid_body(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError), "registered for these only"
-        problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
-        return error_response(explain(problems, fields))
-
-    async def on_http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException), "registered for these only"
-        return http_error_response(request, error)
 
     async def nowhere(*_: object) -> None:
         raise HTTPException(404)
 
     # Starlette's own would refuse a WebSocket with 403, as if a key were missing.
     app.router.default = nowhere
-    app.add_exception_handler(StentorError, on_stentor_error)
-    app.add_exception_handler(RequestValidationError, on_invalid_body)
-    app.add_exception_handler(HTTPException, on_http_error)
+    for kind in (StentorError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, tell)
 
 
 def explain(
