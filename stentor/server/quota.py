@@ -3,22 +3,15 @@
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from stentor.errors import RateLimitedError
 from stentor.server.keys import Key
 
+if TYPE_CHECKING:
+    from stentor.pipeline.stream import AudioStream
+
 _MINUTE_S = 60.0
-
-
-class Held(Protocol):
-    """A request under way, or a part of one: the parts of ID are ID/1, ID/2 and so on."""
-
-    request_id: str
-
-    @property
-    def released(self) -> bool:
-        """Has it ended."""
 
 
 class Budget:
@@ -57,7 +50,7 @@ class Quota:
         self.key = key
         self._requests = Budget(key.requests_per_minute, clock)
         self._characters = Budget(key.characters_per_minute, clock)
-        self._held: list[weakref.ref[Held]] = []
+        self._held: list[weakref.ref[AudioStream]] = []
 
     def check(self) -> None:
         """Raise RateLimitedError if there is nothing left."""
@@ -65,7 +58,7 @@ class Quota:
         if limit:
             held = [each for ref in self._held if (each := ref()) is not None and not each.released]
             self._held = [weakref.ref(each) for each in held]
-            # Of a long text two parts are under way at a time.
+            # Of a long text ID two parts, ID/1 and ID/2 and so on, are under way at a time.
             if len({each.request_id.partition("/")[0] for each in held}) >= limit:
                 raise RateLimitedError(
                     f"this key may have {limit} requests under way: wait for one of them to end"
@@ -78,7 +71,7 @@ class Quota:
                     retry_after_s=wait_s,
                 )
 
-    def take(self, characters: int, held: Held, requests: int = 1) -> None:
+    def take(self, characters: int, held: "AudioStream", requests: int = 1) -> None:
         """Count a request that was accepted, or (`requests` 0) a further part of one."""
         self._requests.take(requests)
         self._characters.take(characters)
