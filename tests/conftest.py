@@ -1,5 +1,6 @@
 """What every test gets: one thread, no STENTOR_* settings from outside, no hub, no network but loopback."""
 
+import gc
 import ipaddress
 import os
 import shutil
@@ -18,6 +19,15 @@ if not shutil.which("nvidia-smi"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 for _name in [name for name in os.environ if name.startswith("STENTOR_")]:
     del os.environ[_name]
+
+# What is imported and collected stays to the end: no garbage is looked for in it, now or later.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 _connect = socket.socket.connect
 

@@ -79,13 +79,18 @@ def test_every_batch_has_a_graph_that_is_not_much_larger(most: int) -> None:
         assert next(known for known in sizes if known >= size) <= max(size + 15, 2 * size)
 
 
+@pytest.fixture(scope="module")
+def expected() -> dict[str, np.ndarray]:
+    """The rows that an engine without graphs draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        return rows_of(make_engine(patch, make_lm(SMALL), overlap="off"))
+
+
 @pytest.mark.parametrize("overlap", ["on", "off"])
 def test_replayed_steps_and_prefills_give_the_rows_of_the_plain_ones(
-    overlap: str, monkeypatch: pytest.MonkeyPatch
+    overlap: str, expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_lm(SMALL)
-    expected = rows_of(make_engine(monkeypatch, model, overlap="off"))
-    engine = make_engine(monkeypatch, model, overlap=overlap, max_prefill_tokens=100)
+    engine = make_engine(monkeypatch, make_lm(SMALL), overlap=overlap, max_prefill_tokens=100)
     use_graphs(engine)
     rows = rows_of(engine)
     assert {name for name in rows if not np.array_equal(rows[name], expected[name])} == set()
@@ -132,21 +137,19 @@ def test_what_was_warmed_up_is_not_captured_again(monkeypatch: pytest.MonkeyPatc
     assert [len(graphs) for graphs in captured if graphs] == [len(graph_sizes(6)), 4]
 
 
-def graphed(monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, dict[str, np.ndarray]]:
-    """An engine with graphs, and the rows that one without them draws."""
-    model = make_lm(SMALL)
-    expected = rows_of(make_engine(monkeypatch, model, overlap="off"))
-    engine = make_engine(monkeypatch, model, overlap="off")
+@pytest.fixture
+def graphed(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine with graphs."""
+    engine = make_engine(monkeypatch, make_lm(SMALL), overlap="off")
     use_graphs(engine)
-    return engine, expected
+    return engine
 
 
 @pytest.mark.parametrize("room", [1, 3])
 def test_a_batch_for_which_no_graph_has_memory_moves_each_row_once(
-    room: int, monkeypatch: pytest.MonkeyPatch
+    room: int, graphed: Engine, expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, expected = graphed(monkeypatch)
-    graphs, step = engine._runner._graphs, engine._runner._step
+    graphs, step = graphed._runner._graphs, graphed._runner._step
 
     def captured(size: int, *how: Any) -> torch.Tensor:
         if size > room:
@@ -158,18 +161,17 @@ def test_a_batch_for_which_no_graph_has_memory_moves_each_row_once(
             raise torch.OutOfMemoryError
         return step(rows, *how)
 
-    monkeypatch.setattr(engine._runner, "_graphs", captured)
-    monkeypatch.setattr(engine._runner, "_step", plain)
-    rows = rows_of(engine)
+    monkeypatch.setattr(graphed._runner, "_graphs", captured)
+    monkeypatch.setattr(graphed._runner, "_step", plain)
+    rows = rows_of(graphed)
     assert {name for name in rows if not np.array_equal(rows[name], expected[name])} == set()
 
 
 @pytest.mark.parametrize("room", [1, 3])
 def test_prompts_for_which_no_graph_has_memory_are_computed_without(
-    room: int, monkeypatch: pytest.MonkeyPatch
+    room: int, graphed: Engine, expected: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, expected = graphed(monkeypatch)
-    prefill, sizes = engine._runner._prefill, []
+    prefill, sizes = graphed._runner._prefill, []
 
     class Full:
         """Of graphs that are still to be captured, when there is no memory; the driver says so."""
@@ -186,9 +188,9 @@ def test_prompts_for_which_no_graph_has_memory_are_computed_without(
         sizes.append(shape.sequences)
         return prefill(upload, shape, *how)
 
-    monkeypatch.setattr(engine._runner, "_prefill_graphs", Full())
-    monkeypatch.setattr(engine._runner, "_prefill", plain)
-    rows = rows_of(engine)
+    monkeypatch.setattr(graphed._runner, "_prefill_graphs", Full())
+    monkeypatch.setattr(graphed._runner, "_prefill", plain)
+    rows = rows_of(graphed)
     assert sizes
     assert {name for name in rows if not np.array_equal(rows[name], expected[name])} == set()
 

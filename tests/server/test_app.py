@@ -174,6 +174,12 @@ def test_the_schema_describes_the_body(serve: Serve) -> None:
     assert all("description" in field for field in body["properties"].values())
 
 
+@pytest.fixture
+def server(serve: Serve) -> Running:
+    """One for all examples of a test."""
+    return serve(say(0.05))
+
+
 @settings(
     max_examples=150,
     deadline=None,
@@ -181,8 +187,7 @@ def test_the_schema_describes_the_body(serve: Serve) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(body=bodies)
-def test_no_body_whatever_is_a_500(serve: Serve, body: dict[str, Any]) -> None:
-    server = serve(say(0.05))
+def test_no_body_whatever_is_a_500(server: Running, body: dict[str, Any]) -> None:
     response = server.http.post("/v1/audio/speech", content=json.dumps(body).encode(), headers=JSON)
     assert response.status_code in (200, 400, 404, 413)
     if response.status_code != 200:
@@ -196,8 +201,8 @@ def test_no_body_whatever_is_a_500(serve: Serve, body: dict[str, Any]) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(content=st.binary(max_size=60) | st.text(string.printable, max_size=60).map(str.encode))
-def test_no_bytes_whatever_are_a_500(serve: Serve, content: bytes) -> None:
-    response = serve(say(0.05)).http.post("/v1/audio/speech", content=content, headers=JSON)
+def test_no_bytes_whatever_are_a_500(server: Running, content: bytes) -> None:
+    response = server.http.post("/v1/audio/speech", content=content, headers=JSON)
     assert response.status_code in (200, 400)
 
 

@@ -34,11 +34,11 @@ from tests.server.wyoming.test_server import pipeline as pipeline
 Serve = Callable[..., Running]
 
 several = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 # Each example is a conversation over a socket: looking for a smaller one that fails would take minutes.
-fewer = settings(several, max_examples=8, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+fewer = settings(several, max_examples=12, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 
 # Tags that exist, tags that do not, pieces of tags, and whatever people write.
 texts = (
@@ -67,10 +67,16 @@ deliveries = st.sampled_from(
 )
 
 
+@pytest.fixture
+def server(serve: Serve) -> Running:
+    """One for all examples of a test."""
+    return serve()
+
+
 @several
 @given(text=texts)
-def test_a_text_with_tags_reaches_the_model_as_it_was_written(serve: Serve, text: str) -> None:
-    server = serve()
+def test_a_text_with_tags_reaches_the_model_as_it_was_written(server: Running, text: str) -> None:
+    server.pipeline.requests.clear()
     assert server.speech(input=text).status_code == 200
     answer = server.http.post("/v1/audio/speech/batch", json={"items": [{"input": text}]})
     assert answer.json()["succeeded"] == 1
@@ -109,12 +115,13 @@ def received(response: httpx2.Response) -> list[bytes]:
 @several
 @given(num_samples=lengths, cuts=cuts, delivery=deliveries, format=st.sampled_from(list(FORMATS)))
 def test_a_sound_arrives_whole_and_alone(
-    serve: Serve, num_samples: int, cuts: list[int], delivery: dict[str, Any], format: str
+    server: Running, num_samples: int, cuts: list[int], delivery: dict[str, Any], format: str
 ) -> None:
     # One or two frames of these are too few for a decoder to know them for what they are.
     assume(num_samples > 2_000 or format not in ("aac", "mp3"))
     waveform = rising(num_samples)
-    response = serve(saying(waveform, cuts)).speech(response_format=format, **delivery)
+    server.pipeline.script = saying(waveform, cuts)
+    response = server.speech(response_format=format, **delivery)
     assert response.status_code == 200
     files = received(response)
     if format == "pcm":
@@ -215,12 +222,13 @@ def assert_whole(text: str, requests: list[SpeechRequest], heard: bytes, wavefor
 @fewer
 @given(text=texts, cuts=cuts, num_samples=lengths)
 def test_every_dialect_says_the_whole_text_and_hands_on_the_whole_sound(
-    serve: Serve, dialect: str, text: str, cuts: list[int], num_samples: int
+    server: Running, dialect: str, text: str, cuts: list[int], num_samples: int
 ) -> None:
     waveform = rising(num_samples)
-    running = serve(saying(waveform, cuts))
-    heard = DIALECTS[dialect](running, text, cuts)
-    assert_whole(text, running.pipeline.requests, heard, waveform)
+    server.pipeline.script = saying(waveform, cuts)
+    server.pipeline.requests.clear()
+    heard = DIALECTS[dialect](server, text, cuts)
+    assert_whole(text, server.pipeline.requests, heard, waveform)
 
 
 @fewer
