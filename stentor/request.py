@@ -207,7 +207,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     Codes of one `codec` (a name made of its codebooks) mean nothing to another. A text of more than
     `max_prompt_chars` is said better in parts of whole sentences; None: any text is said by one prompt.
     Where it does not read instructions, the words in them that have a control tag become tags of the text.
-    With a `steady_voice` it speaks in one and the same voice wherever none is asked for.
+    With a `steady_voice` it speaks in one and the same voice wherever none is asked for. `speaker_tags` say
+    in a text who speaks from there on.
     """
 
     name: str
@@ -223,3 +224,4 @@ class ModelInfo(msgspec.Struct, frozen=True):
     max_prompt_chars: int | None = None
     reads_instructions: bool = False
     steady_voice: bool = False
+    speaker_tags: tuple[str, ...] = ()

@@ -147,7 +147,7 @@ def speak(submit: Submit, request: SpeechRequest, info: ModelInfo, voice: KeptVo
     max_chars = info.max_prompt_chars or _most_chars(request.text, info)
     if max_chars is None or request.sampling.max_new_tokens is not None:
         return submit(request)
-    parts = parts_of(request.text, max_chars, info.control_tags)
+    parts = parts_of(request.text, max_chars, (*info.control_tags, *info.speaker_tags))
     if len(parts) < 2:
         return submit(request)
     if request.check_tags:

@@ -83,7 +83,7 @@ class Narration:
         self._make_form = make_form
         self._splitter = splitter
         self._max_pending_chars = max_pending_chars
-        self._in_force = Manners(service.info.control_tags)
+        self._in_force = Manners((*service.info.control_tags, *service.info.speaker_tags))
         self._half = ""  # Of a character that the last portion ended in.
         self._waiting: deque[str] = deque()
         self._present: Utterance | None = None

@@ -35,12 +35,12 @@ def kind_of(tag: str) -> str | None:
     """What a manner of speaking excludes: of one kind only one holds. None for what is over at once.
 
     That is an effect (`<|sfx:...|>`) or a pause; `<|prosody:speed_slow|>` is of another kind than
-    `<|prosody:pitch_low|>`.
+    `<|prosody:pitch_low|>`, and all speakers (`[SPEAKER0]`) are of one.
     """
     family, _, name = _word(tag).partition(":")
     if family == "sfx" or "pause" in name:
         return None
-    return f"{family}:{name.partition('_')[0]}" if family == "prosody" else family
+    return f"{family}:{name.partition('_')[0]}" if family == "prosody" else family.rstrip("]0123456789")
 
 
 def check_tags(text: str, known: Iterable[str], *, param: str = "input") -> None:

@@ -245,6 +245,15 @@ def test_only_a_text_that_would_be_cut_short_is_said_in_parts() -> None:
         assert "".join(each.text for each in house.requests).replace(" ", "") == text.replace(" ", "")
 
 
+def test_who_speaks_goes_on_speaking_in_the_next_part() -> None:
+    info, house = structs.replace(INFO, speaker_tags=("[SPEAKER0]", "[SPEAKER1]")), House()
+    house.answer = True
+    text = "[SPEAKER0] Good morning. How are you? [SPEAKER1] Very well. And you?"
+    list(speak(house.submit, request(text), info, KeptVoice(info, 30.0)))
+    said = [each.text for each in house.requests]
+    assert said[1:] == ["[SPEAKER0] How are you? [SPEAKER1] Very well.", "[SPEAKER1] And you?"]
+
+
 def test_a_small_context_holds_a_part_with_the_voice_of_the_first() -> None:
     info = structs.replace(INFO, max_prompt_chars=None, context_limit=1024)
     house = House()

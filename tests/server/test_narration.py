@@ -194,6 +194,20 @@ def test_a_manner_of_speaking_holds_on_in_the_sentences_behind_it(
     assert said[3:] == said[:3]
 
 
+def test_who_speaks_goes_on_speaking_in_the_next_sentence(service: Service, pipeline: FakePipeline) -> None:
+    service = replace(service, info=structs.replace(INFO, speaker_tags=("[SPEAKER1]",)))
+    manner = Manner(service.reader, BODY, "talk")
+
+    async def run() -> None:
+        narrated = Narration(service, manner, make_form, SentenceSplitter(), 1000)
+        narrated.write("[SPEAKER1] It slept. Then it went home.")
+        narrated.end()
+        await told(narrated)
+
+    asyncio.run(run())
+    assert [request.text.strip() for request in pipeline.requests][1] == "[SPEAKER1] Then it went home."
+
+
 def test_what_is_being_said_goes_on_when_the_server_is_full_or_about_to_end(
     service: Service, pipeline: FakePipeline
 ) -> None:

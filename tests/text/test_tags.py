@@ -110,6 +110,8 @@ def test_a_slip_of_two_letters_finds_the_tag_again(tag: str) -> None:
         ("<|prosody:expressive_high|>", "prosody:expressive"),
         ("<|prosody:long_pause|>", None),
         ("<|sfx:laughter|>", None),
+        ("[SPEAKER0]", "[speaker"),
+        ("[SPEAKER12]", "[speaker"),
     ],
 )
 def test_what_excludes_each_other_is_of_one_kind(tag: str, kind: str | None) -> None:

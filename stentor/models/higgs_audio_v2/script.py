@@ -18,6 +18,8 @@ _SYSTEM_OF_SPEAKERS = (
     "If no speaker tag is present, select a suitable voice on your own."
 )
 _SCENE = "Audio is recorded from a quiet room."
+# Of so many speakers one goes on speaking when a text is cut; there may be more in a prompt.
+SPEAKER_TAGS = tuple(f"[SPEAKER{number}]" for number in range(16))
 _SPEAKER = re.compile(r"\[(SPEAKER\d+)\]")
 # Of several speakers without recordings, those at even places are women.
 _KINDS = ("feminine", "masculine")

@@ -26,6 +26,7 @@ from stentor.models.higgs_audio_v2.checkpoint import (
 )
 from stentor.models.higgs_audio_v2.config import SAMPLING, V2Config
 from stentor.models.higgs_audio_v2.preprocessor import V2Preprocessor, V2Tokenizer, check_tokens
+from stentor.models.higgs_audio_v2.script import SPEAKER_TAGS
 from stentor.models.weights import Weights
 from stentor.request import ModelInfo, Prompt
 from stentor.stages.base import Stage, StageSpec
@@ -59,6 +60,7 @@ class HiggsAudioV2:
             sampling=read_sampling_defaults(checkpoint, SAMPLING),
             codec=codec_identity(checkpoint),
             reads_instructions=True,
+            speaker_tags=SPEAKER_TAGS,
         )
 
     def stages(self, checkpoint: Path, config: Config) -> list[StageSpec]:

@@ -14,6 +14,7 @@ from stentor.models.higgs_audio_v2.spec import HiggsAudioV2
 from stentor.models.registry import model_for
 from stentor.request import Audio, Reference, SamplingParams, SpeechRequest
 from stentor.stages.inline import InlineStages
+from stentor.text.parts import parts_of
 from tests.v2_checkpoints import make_v2_checkpoint
 
 MODEL = HiggsAudioV2()
@@ -39,6 +40,10 @@ def test_a_checkpoint_is_described_without_its_weights(tmp_path: Path, original:
     assert info.sampling == SamplingParams(1.0, 0.95, 50, None, 2048, 1.0)
     assert info.reads_instructions
     assert info.control_tags == ()
+    text = "[SPEAKER0] Good morning. How are you? [SPEAKER1] Well. And you?"
+    assert parts_of(text, 1, info.speaker_tags) == [
+        *("[SPEAKER0] Good morning.", "[SPEAKER0] How are you? [SPEAKER1] Well.", "[SPEAKER1] And you?")
+    ]
 
 
 @pytest.mark.parametrize("original", [False, True])
