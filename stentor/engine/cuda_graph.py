@@ -82,9 +82,6 @@ class StepGraphs:
         # The rehearsals' state: its rows are idle and stay so.
         self._nobody = BatchState.over(state.packed.clone(), state.last_rows.shape[1])
 
-    def __len__(self) -> int:
-        return len(self._captured)
-
     def __call__(self, size: int, num_blocks: int, candidates: int, penalises: bool = False) -> Tensor:
         """The step of the first `size` rows, of at most `num_blocks` blocks; the others must be idle.
 
@@ -138,9 +135,6 @@ class PrefillGraphs:
         ]
         self._buffers: dict[PrefillShape, Tensor] = {}
         self._captured: dict[tuple[PrefillShape, int], tuple[Callable[[], None], tuple[Values, Tensor]]] = {}
-
-    def __len__(self) -> int:
-        return len(self._captured)
 
     def fits(self, chunks: Rows[Chunk]) -> bool:
         """Is there a graph for so much."""

@@ -97,8 +97,8 @@ def test_replayed_steps_and_prefills_give_the_rows_of_the_plain_ones(
     runner = engine._runner
     assert runner._graphs is not None
     assert runner._prefill_graphs is not None
-    assert 0 < len(runner._graphs) <= 4 * len(graph_sizes(6))
-    assert 0 < len(runner._prefill_graphs) <= 4 * 2
+    assert 0 < len(runner._graphs._captured) <= 4 * len(graph_sizes(6))
+    assert 0 < len(runner._prefill_graphs._captured) <= 4 * 2
 
 
 @pytest.mark.parametrize("length", [16, 33, 128])
@@ -125,7 +125,7 @@ def test_what_was_warmed_up_is_not_captured_again(monkeypatch: pytest.MonkeyPatc
     engine._runner.warm_up()
     captured = (engine._runner._graphs, engine._runner._prefill_graphs)
     assert None not in captured
-    assert [len(graphs) for graphs in captured if graphs] == [len(graph_sizes(6)), 4]
+    assert [len(graphs._captured) for graphs in captured if graphs] == [len(graph_sizes(6)), 4]
     assert torch.equal(engine._runner._state.packed, state)
     assert torch.equal(engine._runner._cache.data[:, 1:], cache)
     usual = [sequence for sequence in sampled(SMALL, 24) if sequence.sampling.top_k == 30]
@@ -134,7 +134,7 @@ def test_what_was_warmed_up_is_not_captured_again(monkeypatch: pytest.MonkeyPatc
     while engine.has_work():
         engine.step()
     engine._runner.warm_up()
-    assert [len(graphs) for graphs in captured if graphs] == [len(graph_sizes(6)), 4]
+    assert [len(graphs._captured) for graphs in captured if graphs] == [len(graph_sizes(6)), 4]
 
 
 @pytest.fixture
