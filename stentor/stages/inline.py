@@ -30,13 +30,9 @@ class InlineStages:
                     raise from_failure(payload.failure)
         return [payload.data for payload in payloads if payload.data is not None]
 
-    def close(self) -> None:
-        """Free what the stages hold."""
-        for stage in self.stages:
-            stage.close()
-
     def __enter__(self) -> "InlineStages":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        for stage in self.stages:
+            stage.close()
