@@ -1,7 +1,6 @@
 """An asyncio load generator for any speech server that speaks OpenAI's API and streams raw PCM."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -118,6 +117,5 @@ def measure(arrivals: Sequence[tuple[float, int]], total_s: float, sample_rate_h
     clock = PlayoutClock(sample_rate_hz)
     for arrived_s, size_bytes in arrivals:
         clock.arrived(size_bytes // _BYTES_PER_SAMPLE, arrived_s)
-    gaps = tuple(later[0] - earlier[0] for earlier, later in itertools.pairwise(arrivals))
-    audio_s = sum(size for _, size in arrivals) / _BYTES_PER_SAMPLE / sample_rate_hz
-    return Timing(arrivals[0][0], total_s, audio_s, gaps, clock.underruns, clock.starved_s)
+    heard = [(at_s, size / _BYTES_PER_SAMPLE / sample_rate_hz) for at_s, size in arrivals]
+    return Timing.of(heard, total_s, clock.underruns, clock.starved_s)

@@ -1,11 +1,10 @@
 """How fast the engine alone turns prompts into frames, against the plain way to run the same model."""
 
-import itertools
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stentor.bench.level import Level, Timing
 from stentor.bench.machine import load_average
@@ -61,43 +60,26 @@ def measure(config: Config, concurrencies: Sequence[int], requests: int, progres
 def run_level(stage: Stage, prompts: Iterable[Prompt], concurrency: int, frame_s: float) -> Level:
     """All prompts through a generate stage, `concurrency` in flight: a new one goes in when one has ended."""
     waiting = deque(prompts)
-    flights: dict[str, _Flight] = {}
+    flights: dict[str, tuple[float, list[tuple[float, float]]]] = {}
     timings: list[Timing] = []
     started_s = time.perf_counter()
     while waiting or flights:
         while waiting and len(flights) < concurrency:
             prompt = waiting.popleft()
-            flights[prompt.request.request_id] = _Flight()
+            flights[prompt.request.request_id] = time.perf_counter(), []
             stage.add(Payload(prompt.request.request_id, prompt, last=True))
         for payload in stage.step():
             if payload.failure is not None:
                 raise from_failure(payload.failure)
             assert isinstance(payload.data, Frames)
-            flight = flights[payload.request_id]
-            flight.arrived(len(payload.data.codes))
+            sent_s, arrivals = flights[payload.request_id]
+            now_s = time.perf_counter() - sent_s
+            if len(payload.data.codes):
+                arrivals.append((now_s, len(payload.data.codes) * frame_s))
             if payload.last:
-                timings.append(flights.pop(payload.request_id).timing(frame_s))
+                del flights[payload.request_id]
+                timings.append(Timing.of(arrivals, now_s))
     return Level(concurrency, time.perf_counter() - started_s, timings, load=load_average())
-
-
-@dataclass
-class _Flight:
-    """One request under way: when its frames came."""
-
-    started_s: float = field(default_factory=time.perf_counter)
-    frames: int = 0
-    arrivals_s: list[float] = field(default_factory=list)
-
-    def arrived(self, count: int) -> None:
-        if count:
-            self.frames += count
-            self.arrivals_s.append(time.perf_counter() - self.started_s)
-
-    def timing(self, frame_s: float) -> Timing:
-        total_s = time.perf_counter() - self.started_s
-        gaps = tuple(later - earlier for earlier, later in itertools.pairwise(self.arrivals_s))
-        first_s = self.arrivals_s[0] if self.arrivals_s else total_s
-        return Timing(first_s, total_s, self.frames * frame_s, gaps)
 
 
 def _prompts(spec: StageSpec, count: int) -> list[Prompt]:

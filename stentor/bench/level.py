@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,20 @@ class Timing:
     gaps_s: tuple[float, ...] = ()
     underruns: int | None = None
     starved_s: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        arrivals: Sequence[tuple[float, float]],
+        total_s: float,
+        underruns: int | None = None,
+        starved_s: float | None = None,
+    ) -> Self:
+        """That of a request by its `arrivals`, each its seconds since the sending and seconds of audio."""
+        gaps = tuple(later[0] - earlier[0] for earlier, later in pairwise(arrivals))
+        first_s = arrivals[0][0] if arrivals else total_s
+        audio_s = sum(audio_s for _, audio_s in arrivals)
+        return cls(first_s, total_s, audio_s, gaps, underruns, starved_s)
 
 
 @dataclass(frozen=True)
