@@ -77,6 +77,7 @@ class Narration:
         max_pending_chars: int,
     ) -> None:
         self.cancelled = False
+        self.ended = False  # No more text comes.
         self.num_sentences = 0  # Taken up so far.
         self._service = service
         self._manner = manner
@@ -90,7 +91,6 @@ class Narration:
         self._next: tuple[Order, AudioStream | Passage] | None = None
         self._heard = False  # Has the present sentence made audio?
         self._let_in = False  # Has any sentence found a place?
-        self._ended = False
         self._changed = asyncio.Event()
 
     @property
@@ -128,7 +128,7 @@ class Narration:
 
     def end(self) -> None:
         """Speak the rest, and then no more."""
-        self._ended = True
+        self.ended = True
         self.flush()
 
     def cancel(self) -> None:
@@ -218,7 +218,7 @@ class Narration:
     async def _has_more(self) -> bool:
         """Is there another sentence; waits until that is certain."""
         while not self._waiting:
-            if self._ended or self.cancelled:
+            if self.ended or self.cancelled:
                 return False
             self._changed.clear()
             await self._changed.wait()

@@ -38,15 +38,6 @@ def _patient(websocket: WebSocket, limits: Limits) -> Limits:
     return replace(limits, idle_timeout_s=min(_MAX_SILENCE_S, max(1.0, silence_s)))
 
 
-class _Context:
-    """One text being written, with one file for all of its sentences."""
-
-    def __init__(self, narration: Narration, form: "_Continued") -> None:
-        self.narration = narration
-        self.closed = False  # No more text comes.
-        self.form = form
-
-
 class _Continued(RawBytes):
     """A form that goes on from sentence to sentence, until its `end`."""
 
@@ -69,7 +60,7 @@ class InputSocket(Conversation):
         self._format = OutputFormat("pcm", service.info.sample_rate_hz)
         self._seed: int | None = None  # Of every text that has none of its own.
         self._kept = service.reader.keep_voice()
-        self._contexts: dict[str | None, _Context] = {}
+        self._contexts: dict[str | None, Narration] = {}
         self._num_contexts = 0
 
     async def greet(self) -> None:
@@ -82,7 +73,7 @@ class InputSocket(Conversation):
             raise HangUpError(POLICY) from None
 
     def silence_s(self) -> float | None:
-        busy = any(not context.narration.idle for context in self._contexts.values())
+        busy = any(not context.idle for context in self._contexts.values())
         return None if busy else self._limits.idle_timeout_s
 
     async def refuse(self, error: StentorError, event: Mapping[str, Any]) -> None:
@@ -93,21 +84,20 @@ class InputSocket(Conversation):
         text = _text(event)
         context = self._contexts.get(None) or self._open(None, event)
         if text == "":
-            context.closed = True
-            context.narration.end()
+            context.end()
         else:
             self._write(context, text or "", event)
 
-    def _write(self, context: _Context, text: str, event: dict[str, Any]) -> None:
-        if context.closed:
+    def _write(self, context: Narration, text: str, event: dict[str, Any]) -> None:
+        if context.ended:
             raise RequestError("the text was ended: open another connection or context", param="text")
         # What opens a context is a blank, which belongs to no sentence.
-        if text.strip() or context.narration.num_pending:
-            context.narration.write(text)
+        if text.strip() or context.num_pending:
+            context.write(text)
         if event.get("flush") is True or (self._query.get("auto_mode") == "true" and text.strip()):
-            context.narration.flush()
+            context.flush()
 
-    def _open(self, name: str | None, event: dict[str, Any]) -> _Context:
+    def _open(self, name: str | None, event: dict[str, Any]) -> Narration:
         """A new context; its settings are those of its first message."""
         if len(self._contexts) >= _MAX_CONTEXTS:
             raise TooLargeError(f"{_MAX_CONTEXTS} contexts are open: close one first", code="max_contexts")
@@ -115,11 +105,9 @@ class InputSocket(Conversation):
         manner = self._manner(event, str(self._num_contexts))
         form = _Continued(self._format.codec, self._format.sample_rate_hz, self._format.bit_rate)
         splitter = SentenceSplitter(language=self._query.get("language_code") or "en")
-        narration = Narration(
-            self._service, manner, lambda *_: form, splitter, self._limits.max_pending_chars
-        )
-        context = self._contexts[name] = _Context(narration, form)
-        self.beside(self._speak(name, context))
+        context = Narration(self._service, manner, lambda *_: form, splitter, self._limits.max_pending_chars)
+        self._contexts[name] = context
+        self.beside(self._speak(name, context, form))
         return context
 
     def _manner(self, event: dict[str, Any], number: str) -> Manner:
@@ -137,15 +125,15 @@ class InputSocket(Conversation):
         body = speech_body(self._voice, read, self._format, streamed=True)
         return Manner(self._service.reader, body, f"{self.id}-{number}", self._kept)
 
-    async def _speak(self, name: str | None, context: _Context) -> None:
+    async def _speak(self, name: str | None, context: Narration, form: _Continued) -> None:
         """Speak a context to its end."""
         try:
-            async with context.narration.pieces() as pieces:
+            async with context.pieces() as pieces:
                 async for piece in pieces:
                     await self._tell(name, piece)
-            if not context.narration.cancelled:
+            if not context.cancelled:
                 loop = asyncio.get_running_loop()
-                rest = await loop.run_in_executor(self._service.encoders, context.form.end)
+                rest = await loop.run_in_executor(self._service.encoders, form.end)
                 await self._tell_audio(name, rest)
         finally:
             self._contexts.pop(name, None)
@@ -204,19 +192,17 @@ class MultiInputSocket(InputSocket):
         context = context or self._open(name, event)
         return self._write(context, text or "", event)
 
-    def _finish(self, context: _Context) -> None:
-        if context.closed:
-            context.narration.cancel()
-        context.closed = True
-        context.narration.end()
+    def _finish(self, context: Narration) -> None:
+        if context.ended:
+            context.cancel()
+        context.end()
 
     def _finish_all(self) -> None:
         self._ending = True
         if not self._contexts:
             raise HangUpError
         for context in self._contexts.values():
-            context.closed = True
-            context.narration.end()
+            context.end()
 
     async def _tell_final(self, name: str | None) -> None:
         await super()._tell_final(name)
