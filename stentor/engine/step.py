@@ -17,24 +17,17 @@ from stentor.layers.context import Batch, DecodeBatch
 class Forward:
     """A model over one batch after another, and the draw behind it; what a step and a prefill share.
 
-    On a CPU the sampler and the delay pattern's machine run on NumPy's views of the state, unless
-    `on_arrays` is False.
+    On a CPU `sampler.advance`, and no other, runs on NumPy's views of the state.
     """
 
     def __init__(
-        self,
-        model: SpeechLM,
-        attention: AttentionBackend,
-        cache: KVCache,
-        advance: Advance,
-        *,
-        on_arrays: bool = True,
+        self, model: SpeechLM, attention: AttentionBackend, cache: KVCache, advance: Advance
     ) -> None:
         self._model = model
         self._attention = attention
         self._cache = cache
         self._advance = advance
-        self._on_arrays = on_arrays and model.device.type == "cpu" and advance is sampler.advance
+        self._on_arrays = model.device.type == "cpu" and advance is sampler.advance
 
     def _forward(self, hidden: Tensor, batch: Batch) -> Tensor:
         return self._model.forward(hidden, batch, self._cache.data, self._attention)

@@ -6,6 +6,7 @@ A recorder stands in for CUDA: it does the captured operations again on the capt
 import contextlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,10 +53,10 @@ def use_graphs(engine: Engine) -> None:
     """What the runner does on a GPU, with the recorder in the place of CUDA."""
     runner = engine._runner
     state, cache = runner._state.packed, runner._cache
-    parts: Any = (runner._model, DeviceBackend(), cache, advance)
+    parts: Any = (runner._model, DeviceBackend(), cache, partial(advance))  # on tensors
     capture = capture_beside(state, cache.data)
-    runner._graphs = StepGraphs(DecodeStep(*parts, on_arrays=False), runner._state, capture, cache.block_size)
-    prefill = Prefill(*parts, on_arrays=False)
+    runner._graphs = StepGraphs(DecodeStep(*parts), runner._state, capture, cache.block_size)
+    prefill = Prefill(*parts)
     beside = capture_beside(cache.data)
     runner._prefill_graphs = PrefillGraphs(prefill, runner._state, beside, cache.block_size)
 

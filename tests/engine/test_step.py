@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ class Stage:
         self.state = self.runner._state
         cache = self.runner._cache
         self.cache = cache.data
-        self.step = DecodeStep(self.runner._model, SdpaBackend(), cache, advance, on_arrays=False)
+        self.step = DecodeStep(self.runner._model, SdpaBackend(), cache, partial(advance))
 
     def watched(self, candidates: int, penalises: bool = False) -> list[str]:
         with Recorder() as recorder:
@@ -122,7 +123,7 @@ def test_a_step_runs_where_no_value_can_be_read(
     model = make_lm(RECIPE, device="meta", redraw=redraw)
     cache = KVCache(model.shape, 33, 16, model.device)
     state = BatchState.allocate(5, 8, 20, model.device)
-    step = DecodeStep(model, SdpaBackend(), cache, advance, on_arrays=False)
+    step = DecodeStep(model, SdpaBackend(), cache, advance)
     record = step(state, 8, candidates, penalises)
     assert record.shape == (5, 9)
 
