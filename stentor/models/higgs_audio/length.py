@@ -25,12 +25,17 @@ _EFFECT_S = 5.0
 # How much longer a text may get under a tag, wherever it stands; the speeds are 0.65 and 0.85 of the usual.
 _STRETCH = {"prosody:speed_very_slow": 1 / 0.65, "prosody:speed_slow": 1 / 0.85, "style:singing": 2.0}
 
+# The second version's sounds stand in brackets; music has no words to be measured by.
+_SONG_S = 20.0
+_SONGS = ("music", "humming", "sing")
+
 _TAG = re.compile(r"<\|(\w+:\w+)\|>")
+_SOUND = re.compile(rf"\[(laugh|applause|cheering|cough|{'|'.join(_SONGS)})(?: start)?\]")
 _SYMBOLS = frozenset("%$€£¥₩₹&@#+=*/^~°§©®™<>|\\_")
 
 
 def longest_plausible_s(text: str) -> float:
-    """Seconds of speech that `text` can take at the very most, control tags (`<|prosody:pause|>`) included.
+    """Seconds that `text` can take at the very most, tags (`<|sfx:laughter|>`, `[laugh]`) included.
 
     Never less than 3 s. An upper bound by rule of thumb, per character and script, two to three times what a
     usual voice takes; a generation that passes it has lost its way.
@@ -39,6 +44,7 @@ def longest_plausible_s(text: str) -> float:
     spoken = _START_S + sum(_character_s(character) for character in _TAG.sub(" ", text))
     stretch = max([_STRETCH.get(tag, 1.0) for tag in tags], default=1.0)
     paused = sum(_PAUSES_S.get(tag, _EFFECT_S if tag.startswith("sfx:") else 0.0) for tag in tags)
+    paused += sum(_SONG_S if sound in _SONGS else _EFFECT_S for sound in _SOUND.findall(text))
     return spoken * stretch + paused
 
 

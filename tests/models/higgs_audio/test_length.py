@@ -28,6 +28,9 @@ SLOW_READINGS = [
     ("<|prosody:speed_very_slow|> Yes, it is nine fifteen.", 4.5),
     ("Wait<|prosody:long_pause|> what?", 3.5),
     ("<|sfx:laughter|>Haha", 4.5),
+    ("Haha [laugh]", 4.5),
+    ("[music]", 10.0),
+    ("[humming start] la la la [humming end] See?", 12.0),
 ]
 
 
