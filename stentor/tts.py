@@ -228,8 +228,9 @@ class TTS:
             initial_chunk_frames=options.get("initial_chunk_frames"),
             return_codes=True,
         )
+        submit = self._started().submit
         voice = KeptVoice(self.info, self.config.reference.max_seconds)
-        audio = speak(self._started().submit, request, self.info, voice)
+        audio = speak(submit, request, self.info, voice)
         return SpeechStream(audio, shaper, sampling.seed, notes)
 
     def _reference(self, options: SpeechOptions) -> Reference | None:

@@ -15,7 +15,8 @@ from stentor.audio.shape import Shape, Shaper
 from stentor.cli.codec import encode_reference, enroll_reference
 from stentor.config import Config, ModelConfig, PipelineConfig, ServerConfig, override
 from stentor.errors import ConfigError, NotFoundError, OverloadedError, RequestError
-from stentor.request import FinishReason, Reference, SpeechRequest
+from stentor.pipeline.kept_voice import KeptVoice
+from stentor.request import FinishReason, ModelInfo, Reference, SpeechRequest
 from stentor.tts import (
     OFFLINE,
     TTS,
@@ -106,11 +107,20 @@ def test_instructions_are_tags_before_the_text_and_are_told_of(tts: TTS) -> None
     assert "ignored" in tts.speak(TEXT, max_new_tokens=10, instructions="Like a pirate.").notes[0]
 
 
-def test_the_context_of_the_settings_is_told(checkpoint: Path) -> None:
+def test_the_context_of_the_settings_is_what_a_long_text_is_measured_by(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def keep(info: ModelInfo, longest_s: float) -> KeptVoice:
+        told.append(info.context_limit)
+        return KeptVoice(info, longest_s)
+
+    monkeypatch.setattr("stentor.tts.KeptVoice", keep)
     config = override(OFFLINE, {"engine": {"max_context": 256}})
     with TTS(checkpoint, config=config) as small:
-        small.start()
-        assert small.info.context_limit == 256
+        small.speak(TEXT, max_new_tokens=9)
+        assert [*told, small.info.context_limit] == [256, 256]
 
 
 def test_numbers_may_be_numpys(tts: TTS) -> None:
