@@ -63,7 +63,7 @@ class Models:
     def __init__(self, name: str, device: str) -> None:
         self.folder = registry.resolve(name)
         self.device = resolve_device(device)
-        self.dtype = resolve_dtype("auto", self.device)
+        self.dtype = resolve_dtype("auto", self.device, "auto")
         self._config = V3Config.read(self.folder)
         self._weights = open_weights(self.folder, self._config, read_codec_config(self.folder, self._config))
 

@@ -33,7 +33,8 @@ class ModelConfig:
     device: str = setting("auto", "Where the model runs: 'auto', 'cpu', 'cuda' or 'cuda:N'.")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = setting(
         "auto",
-        "Arithmetic of the language model; 'auto' is bfloat16 where the hardware has it, else float32.",
+        "Arithmetic of the language model; 'auto' is bfloat16 on hardware that has it and on a CPU for "
+        "int8 weights, else float32.",
     )
 
 

@@ -90,8 +90,8 @@ def examine_software(config: Config) -> Iterator[Finding]:
         remedy = "install the CUDA build that fits the driver: https://pytorch.org/get-started"
         yield Finding("problem", "device", "there is a GPU, but this build of torch cannot use it", remedy)
     else:
-        arithmetic = str(resolve_dtype(config.model.dtype, device)).removeprefix("torch.")
-        yield Finding("ok", "device", f"{device}, {arithmetic}")
+        dtype = resolve_dtype(config.model.dtype, device, config.engine.quantization)
+        yield Finding("ok", "device", f"{device}, {str(dtype).removeprefix('torch.')}")
     chosen, reason = attention.choose_name(config.engine.attention_backend, device)
     for name in attention.BACKENDS:
         obstacle = attention.why_not(name, device)

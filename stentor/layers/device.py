@@ -25,12 +25,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic that `name` means; 'auto' is bfloat16 where the hardware multiplies it, else float32."""
+def resolve_dtype(name: str, device: torch.device, quantization: str) -> torch.dtype:
+    """The arithmetic that `name` means for a model whose weights are kept as `quantization` says.
+
+    'auto' is bfloat16 on a GPU and on a CPU that multiplies it or may read int8 weights; else float32.
+    """
     if name == "auto":
-        # A CPU without bfloat16 products (AVX512-BF16 or AMX) is faster in float32.
+        # Without AVX512-BF16 or AMX, whole weights are faster in float32; int8 ones are read by a kernel for
+        # bfloat16, which PyTorch has for AVX2 as well (docs/decisions/0014).
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        name = "bfloat16" if device.type == "cuda" or fast else "float32"
+        vectors = torch.backends.cpu.get_cpu_capability()
+        reads_int8 = quantization in ("auto", "int8") and vectors in ("AVX2", "AVX512")
+        name = "bfloat16" if device.type == "cuda" or fast or reads_int8 else "float32"
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 

@@ -32,17 +32,35 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         resolve_device("cuda:2")
 
 
-def test_auto_takes_the_arithmetic_that_the_hardware_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for avx, amx in ((True, False), (False, True), (False, False)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda here=avx: here)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda here=amx: here)
-        assert resolve_dtype("auto", CPU) == (torch.bfloat16 if avx or amx else torch.float32)
-    assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "vectors", "quantization", "dtype"),
+    [
+        (True, False, "AVX512", "none", torch.bfloat16),
+        (False, True, "AVX512", "none", torch.bfloat16),
+        (False, False, "AVX2", "auto", torch.bfloat16),
+        (False, False, "AVX512", "int8", torch.bfloat16),
+        (False, False, "AVX2", "none", torch.float32),
+        (False, False, "DEFAULT", "auto", torch.float32),
+    ],
+)
+def test_auto_takes_the_arithmetic_in_which_a_cpu_is_fastest(
+    avx512_bf16: bool,
+    amx: bool,
+    vectors: str,
+    quantization: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: vectors)
+    assert resolve_dtype("auto", CPU, quantization) == dtype
+    assert resolve_dtype("auto", torch.device("cuda"), quantization) == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "float64"])
 def test_a_named_arithmetic_is_taken_as_it_is(name: str) -> None:
-    assert resolve_dtype(name, CPU) == getattr(torch, name)
+    assert resolve_dtype(name, CPU, "auto") == getattr(torch, name)
 
 
 def test_only_cards_that_have_float8_take_it(monkeypatch: pytest.MonkeyPatch) -> None:

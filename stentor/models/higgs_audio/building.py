@@ -112,7 +112,7 @@ def arithmetic(config: Config) -> "tuple[torch.device, torch.dtype]":
     from stentor.layers.device import resolve_device, resolve_dtype
 
     device = resolve_device(config.model.device)
-    return device, resolve_dtype(config.model.dtype, device)
+    return device, resolve_dtype(config.model.dtype, device, config.engine.quantization)
 
 
 def _shares_process(config: Config) -> bool:
