@@ -25,6 +25,7 @@ from stentor.server.document import install_document
 from stentor.server.elevenlabs import routes as elevenlabs_routes
 from stentor.server.elevenlabs.errors import Translation
 from stentor.server.elevenlabs.socket import InputSocket, MultiInputSocket
+from stentor.server.generate import GenerateBody
 from stentor.server.keys import Keyring
 from stentor.server.metrics import Metrics
 from stentor.server.outcomes import Outcomes
@@ -105,7 +106,7 @@ def create_app(
     app.state.admission = admission
     keyring = Keyring(config.access)
     _add_layers(app, metrics, keyring, config)
-    errors.install(app, (*FIELDS, *BatchBody.model_fields))
+    errors.install(app, {"": (*FIELDS, *BatchBody.model_fields), "/generate": (*GenerateBody.model_fields,)})
     install_document(app)
     outcomes = Outcomes(config.server.outcome_age_s)
     service = Service(

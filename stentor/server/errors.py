@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -85,15 +85,17 @@ def error_response(error: StentorError) -> Response:
     return _respond(status_of(error), error_object(error), headers)
 
 
-def install(app: FastAPI, fields: Sequence[str]) -> None:
-    """Make every error of a route an error object; `fields` are the known ones of a request's body."""
+def install(app: FastAPI, fields: Mapping[str, Sequence[str]]) -> None:
+    """Make every error of a route an error object; `fields` are the known ones of a body by its path, those
+    of "" on any other.
+    """
 
     async def tell(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             return http_error_response(request, error)
         if isinstance(error, RequestValidationError):
             problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]
-            error = explain(problems, fields)
+            error = explain(problems, fields.get(request.scope["path"], fields[""]))
         assert isinstance(error, StentorError), "registered for these only"
         return error_response(error)
 

@@ -61,3 +61,9 @@ def test_errors_name_the_fields_as_they_are_named_there(
     answer = serve(say(0.5)).http.post("/generate", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("body", [{"input": "x"}, {"text": "x", "voice": "nova"}])
+def test_a_field_of_another_route_is_not_advised(serve: Serve, body: dict[str, Any]) -> None:
+    message = serve(say(0.5)).http.post("/generate", json=body).json()["error"]["message"]
+    assert "the known ones are text, system_prompt, temperature," in message
