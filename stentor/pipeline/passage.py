@@ -164,7 +164,9 @@ def _most_chars(text: str, info: ModelInfo) -> int | None:
     """The characters of a part of some `_PART_S`, if all of the text is more than one prompt may say."""
     rows = info.sampling.max_new_tokens
     assert rows is not None, "a checkpoint's defaults have no None but the seed"
-    # The other half of a small context is for the text, and the voice that is kept.
-    rows, seconds = min(rows, info.context_limit // 2), usual_s(text)
-    most_s = _MOST_OF_IT * rows * info.samples_per_frame / info.sample_rate_hz
-    return None if seconds <= most_s else max(1, round(len(text) * min(_PART_S, most_s) / seconds))
+    seconds, row_s = usual_s(text), _MOST_OF_IT * info.samples_per_frame / info.sample_rate_hz
+    # A letter takes a position at most.
+    if seconds <= row_s * min(rows, info.context_limit - len(text)):
+        return None
+    # The other half of a small context is for the part's text, and the voice that is kept.
+    return max(1, round(len(text) * min(_PART_S, row_s * info.context_limit / 2) / seconds))

@@ -261,6 +261,9 @@ def test_a_small_context_holds_a_part_with_the_voice_of_the_first() -> None:
     list(speak(house.submit, request(SENTENCE * 14), info, KeptVoice(info, 30.0)))
     rows = [round(25 * usual_s(each.text)) for each in house.requests]
     assert max(rows) < 1024 / 2
+    whole = SENTENCE * 4
+    assert usual_s(whole) > 0.75 * 512 / 25
+    assert isinstance(speak(house.submit, request(whole), info, KeptVoice(info, 30.0)), AudioStream)
 
 
 def test_an_unknown_tag_anywhere_is_refused_before_anything_is_said() -> None:
