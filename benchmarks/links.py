@@ -97,7 +97,7 @@ class Road:
         times = []
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
-            assert self.launch.head.ready()
+            assert self.launch.head.has_credit()
             self.launch.head.send(items)
             count = 0
             while count < len(items):
@@ -111,7 +111,8 @@ class Road:
         crossed = received = 0
         began = time.perf_counter()
         while time.perf_counter() - began < seconds or under_way:
-            while time.perf_counter() - began < seconds and len(under_way) < 24 and self.launch.head.ready():
+            head = self.launch.head
+            while time.perf_counter() - began < seconds and len(under_way) < 24 and head.has_credit():
                 self.launch.head.send(items)
                 under_way.append(len(items))
             # The worker may hand on several messages as one.

@@ -30,7 +30,11 @@ class ModelConfig:
     cache_folder: str = setting(
         "", "Folder that keeps compiled kernels (see `stentor warmup`); empty means the libraries' own."
     )
-    device: str = setting("auto", "Where the model runs: 'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    device: str = setting(
+        "auto",
+        "Where the model runs: 'auto', 'cpu', 'cuda', 'cuda:N', or `tcp://HOST:PORT` of a `stentor worker`; "
+        "several, with commas, each have a whole model and share the requests.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = setting(
         "auto",
         "Arithmetic of the language model; 'auto' is bfloat16 on hardware that has it and on a CPU for "
@@ -157,6 +161,11 @@ class PipelineConfig:
     link_credits: int = setting(32, "Messages under way on one link before its sender waits.", minimum=1)
     start_timeout_s: float = setting(
         300.0, "Seconds until a worker that does not come up is an error.", minimum=0.1
+    )
+    worker_secret: str = setting(
+        "",
+        "What a `stentor worker` and its servers must both know; their connection is encrypted then. Others "
+        "on the machine see flags: prefer the variable.",
     )
     restart_limit: int = setting(
         10, "Restarts of one worker within a minute before the pipeline gives up.", minimum=0

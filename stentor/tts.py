@@ -3,7 +3,7 @@
 import secrets
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -14,13 +14,16 @@ from msgspec.structs import replace
 from stentor.audio import formats
 from stentor.audio.shape import Shape, Shaper
 from stentor.config import Config, PipelineConfig, check, from_environment, override
-from stentor.errors import NotFoundError, RequestError
+from stentor.errors import ConfigError, NotFoundError, RequestError
 from stentor.models import registry
 from stentor.pipeline.kept_voice import KeptVoice
 from stentor.pipeline.passage import Passage, speak
 from stentor.pipeline.pipeline import Pipeline
+from stentor.pipeline.remote.messages import SCHEME, Remote
+from stentor.pipeline.remote.server import ChainServer
 from stentor.pipeline.stream import AudioStream
 from stentor.request import Array, FinishReason, ModelInfo, Reference, SamplingParams, SpeechRequest, Usage
+from stentor.stages.base import StageSpec
 from stentor.text.instructions import directed
 from stentor.voices import VoiceStore
 
@@ -254,6 +257,19 @@ def _of(kind: type[SamplingParams | Shape], options: SpeechOptions) -> dict[str,
     }
 
 
+def by_device(config: Config) -> list[Config]:
+    """A configuration for each device that `--device` names, of a model of its own there.
+
+    Raises:
+        ConfigError: one that is not 'cpu' is named twice.
+    """
+    devices = [device.strip() for device in config.model.device.split(",")]
+    others = [device for device in devices if device != "cpu"]
+    if len(set(others)) < len(others):
+        raise ConfigError(f"--device {config.model.device}: name each once, a model takes all that one gives")
+    return [override(config, {"model": {"device": device}}) for device in devices]
+
+
 def build_pipeline(config: Config) -> tuple[ModelInfo, Pipeline]:
     """What `config.model` is, and the pipeline that serves it, not yet started.
 
@@ -261,12 +277,34 @@ def build_pipeline(config: Config) -> tuple[ModelInfo, Pipeline]:
         NotFoundError, CheckpointError: there is no such checkpoint, or it is not one.
         ConfigError: the settings do not fit it or this machine.
     """
+    info, chains = _chains(config)
+    return info, Pipeline(chains[0], config.pipeline, beside=chains[1:])
+
+
+def build_chain_server(config: Config, address: str) -> ChainServer:
+    """The model of `config` for the servers that will name `address` (`tcp://host:port`) as their device.
+
+    Raises:
+        NotFoundError, CheckpointError, ConfigError: as `build_pipeline`; `address` cannot be listened on.
+    """
+    info, chains = _chains(config)
+    if len(chains) > 1 or isinstance(chains[0], Remote):
+        raise ConfigError(f"--device {config.model.device}: start a worker for each device")
+    return ChainServer(chains[0], config.pipeline, info, address)
+
+
+def _chains(config: Config) -> tuple[ModelInfo, list[Sequence[StageSpec] | Remote]]:
     check(config)
     folder = registry.resolve(config.model.model)
     model = registry.model_for(folder)
     info = model.describe(folder)
     info = replace(info, context_limit=min(info.context_limit, config.engine.max_context))
-    return info, Pipeline(model.stages(folder, config), config.pipeline)
+    return info, [
+        Remote(each.model.device, info, config.pipeline.worker_secret)
+        if each.model.device.startswith(SCHEME)
+        else model.stages(folder, each)
+        for each in by_device(config)
+    ]
 
 
 def make_reference(reference: str | Path | bytes | Array, text: str | None = None) -> Reference:

@@ -51,20 +51,22 @@ def frames_of(rows: np.ndarray) -> np.ndarray:
     return np.where(np.array(frames) < 1024, frames, 0)
 
 
-def config(workers: str, checkpoint: Path) -> Config:
+def config(workers: str, checkpoint: Path, device: str = "cpu") -> Config:
     """Sixteen sequences at once in float32, in threads or in processes."""
     return Config(
-        model=ModelConfig(model=str(checkpoint), device="cpu", dtype="float32"),
+        model=ModelConfig(model=str(checkpoint), device=device, dtype="float32"),
         engine=EngineConfig(max_running_requests=16, max_context=512),
         pipeline=PipelineConfig(workers=workers, start_timeout_s=90),
     )
 
 
-@pytest.mark.parametrize("workers", ["thread", "process"])
+@pytest.mark.parametrize(
+    ("workers", "device"), [("thread", "cpu"), ("process", "cpu"), ("thread", "cpu,cpu")]
+)
 def test_greedy_codes_are_those_of_the_oracle(
-    workers: str, checkpoint: Path, expected: list[np.ndarray]
+    workers: str, device: str, checkpoint: Path, expected: list[np.ndarray]
 ) -> None:
-    with TTS(config=config(workers, checkpoint)) as tts, ThreadPoolExecutor(16) as pool:
+    with TTS(config=config(workers, checkpoint, device)) as tts, ThreadPoolExecutor(16) as pool:
         jobs = [
             pool.submit(tts.speak, text, temperature=0.0, max_new_tokens=MAX_ROWS, runaway_guard=False)
             for text in TEXTS * 4

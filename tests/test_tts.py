@@ -21,7 +21,9 @@ from stentor.tts import (
     OFFLINE,
     TTS,
     Speech,
+    build_chain_server,
     build_pipeline,
+    by_device,
     format_of,
 )
 from stentor.voices import VoiceStore
@@ -238,6 +240,21 @@ def test_a_missing_model_or_a_wrong_setting_is_an_error_at_once() -> None:
         TTS("nowhere")
     with pytest.raises(ConfigError, match="--port"):
         build_pipeline(Config(server=ServerConfig(port=-1)))
+
+
+def test_each_device_has_a_model_of_its_own() -> None:
+    config = override(OFFLINE, {"model": {"device": "cuda:0, cpu,tcp://a:9000,cpu"}})
+    assert [each.model.device for each in by_device(config)] == ["cuda:0", "cpu", "tcp://a:9000", "cpu"]
+    for twice in ("cuda:1,cuda:1", "auto,auto", "tcp://a:9000,cpu,tcp://a:9000"):
+        with pytest.raises(ConfigError, match="name each once"):
+            by_device(override(OFFLINE, {"model": {"device": twice}}))
+
+
+def test_a_worker_is_for_one_device_of_its_own_machine(checkpoint: Path) -> None:
+    for device in ("cpu,cpu", "tcp://127.0.0.1:9000"):
+        config = override(OFFLINE, {"model": {"model": str(checkpoint), "device": device}})
+        with pytest.raises(ConfigError, match="a worker for each device"):
+            build_chain_server(config, "tcp://127.0.0.1:0")
 
 
 def test_what_is_served_is_told_with_the_context_that_it_is_given(checkpoint: Path) -> None:

@@ -74,17 +74,30 @@ def examine_machine(config: Config) -> Iterator[Finding]:
 
 
 def examine_software(config: Config) -> Iterator[Finding]:
-    """Versions, attention backends, audio formats."""
+    """Versions, audio formats, and what would run on each device."""
     for name, version in machine.versions().items():
         yield Finding("ok", name, version)
     if importlib.util.find_spec("torch") is None:
         yield Finding("problem", "torch", "not installed", "`make install` in a clone of stentor")
         return
     from stentor.audio import formats
+    from stentor.tts import by_device
+
+    yield Finding("ok", "formats", ", ".join(formats.FORMATS))
+    for each in by_device(config):
+        yield from _examine_device(each)
+
+
+def _examine_device(config: Config) -> Iterator[Finding]:
+    """The device, its arithmetic, attention backends and kernels."""
     from stentor.layers import attention
     from stentor.layers.device import resolve_device, resolve_dtype
     from stentor.layers.kernels import fuses
+    from stentor.pipeline.remote.messages import SCHEME
 
+    if config.model.device.startswith(SCHEME):
+        yield Finding("note", "device", f"{config.model.device} is not asked", "`stentor doctor` there")
+        return
     device = resolve_device(config.model.device)
     if device.type == "cpu" and machine.this_machine().gpus and config.model.device == "auto":
         remedy = "install the CUDA build that fits the driver: https://pytorch.org/get-started"
@@ -98,7 +111,6 @@ def examine_software(config: Config) -> Iterator[Finding]:
         told = f"{name}: chosen ({reason})" if name == chosen else f"{name}: {obstacle or 'available'}"
         yield Finding("ok", "attention", told)
     yield Finding("ok", "kernels", "Triton's" if fuses(config.engine.kernels, device) else "PyTorch's own")
-    yield Finding("ok", "formats", ", ".join(formats.FORMATS))
 
 
 def examine_checkpoint(config: Config) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stentor import __version__
-from stentor.cli import bench, codes, doctor, say, serve, ui, voices, warmup
+from stentor.cli import bench, codes, doctor, say, serve, ui, voices, warmup, worker
 from stentor.errors import StentorError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("serve")(serve.serve)
+app.command("worker")(worker.worker)
 app.command("ui")(ui.ui)
 app.command("say")(say.say)
 app.add_typer(codes.app, name="codes")

@@ -18,6 +18,7 @@ from stentor.pipeline.links import Doorbell, Receiver, Sender
 from stentor.pipeline.links.arena import MAX_LINKS, create_arena
 from stentor.pipeline.links.local import LocalLink
 from stentor.pipeline.links.process import Exchange, ProcessReceiver, ProcessSender
+from stentor.pipeline.remote.launch import RemoteLaunch
 from stentor.pipeline.worker import Worker
 from stentor.stages.base import StageSpec
 
@@ -28,6 +29,8 @@ _LONGEST_STEP_S = 60.0
 
 class ThreadLaunch:
     """One thread per stage, in this process."""
+
+    comes_back = False  # Once it is not ready for too long it never will be.
 
     def __init__(self, specs: Sequence[StageSpec], config: PipelineConfig, bell: Doorbell) -> None:
         bells = [bell, *(Doorbell() for _ in specs), bell]
@@ -80,6 +83,8 @@ class ThreadLaunch:
 
 class ProcessLaunch:
     """One process per group of stages; links join the runs of consecutive stages of one group."""
+
+    comes_back = False
 
     def __init__(self, specs: Sequence[StageSpec], config: PipelineConfig) -> None:
         runs = [tuple(run) for _, run in groupby(specs, key=lambda spec: spec.group)]
@@ -172,4 +177,4 @@ def _pickled_segments(runs: Sequence[tuple[StageSpec, ...]]) -> dict[str, bytes]
         ) from None
 
 
-Launch = ThreadLaunch | ProcessLaunch
+Launch = ThreadLaunch | ProcessLaunch | RemoteLaunch

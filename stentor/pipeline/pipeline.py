@@ -1,9 +1,8 @@
-"""Runs a declared chain of stages: takes requests, hands out their audio, ends each of them exactly once."""
+"""Runs chains of stages behind one door: takes requests, hands out audio, ends each of them exactly once."""
 
 import atexit
 import logging
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,8 +23,9 @@ from stentor.errors import (
     from_failure,
     to_failure,
 )
-from stentor.pipeline.launch import Launch, ProcessLaunch, ThreadLaunch
-from stentor.pipeline.links import Doorbell, Item
+from stentor.pipeline.chain import Chain
+from stentor.pipeline.links import Doorbell
+from stentor.pipeline.remote.messages import Remote
 from stentor.pipeline.stream import AudioStream
 from stentor.request import Audio, SpeechRequest
 from stentor.stages.base import Abort, Payload, StageSpec, StageTimes
@@ -45,6 +45,7 @@ class _Entry:
     request_id: str
     submission: int
     stream: "weakref.ref[AudioStream] | None" = None  # Only the reader keeps a stream alive.
+    chain: Chain | None = None  # Where it is served; None until it is on its way.
     released: bool = False  # The reader is done; the place is free.
     closing: bool = False  # Its Abort is on its way.
     drained: bool = False  # Its Abort has come out at the end: no stage knows it any more.
@@ -55,29 +56,37 @@ class _Entry:
 
 
 class Pipeline:
-    """A chain of stages behind one door. Thread-safe.
+    """Equal chains of stages behind one door, here or elsewhere: `specs`, and those `beside`. Thread-safe.
 
-    Every request, however it ended, is followed through the chain by an Abort, so that nobody between head
-    and tail has to guess when it may be forgotten.
+    A request goes to the chain that has fewest. However it ended, it is followed through its chain by an
+    Abort, so that nobody between head and tail has to guess when it may be forgotten.
     """
 
-    def __init__(self, specs: Sequence[StageSpec], config: PipelineConfig) -> None:
-        _check(specs, config)
-        self._specs, self._config = tuple(specs), config
+    def __init__(
+        self,
+        specs: Sequence[StageSpec] | Remote,
+        config: PipelineConfig,
+        beside: Sequence[Sequence[StageSpec] | Remote] = (),
+    ) -> None:
+        chains = (specs, *beside)
+        for each in chains:
+            _check(each, config)
+        self._config = config
         self._bell = Doorbell()
-        self._launch: Launch | None = None
+        self._chains = tuple(
+            Chain(each, f"@{number}" if beside else "", config) for number, each in enumerate(chains)
+        )
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._num_open = 0
         self._submissions = count()
         # From any thread for the pipeline's own: new requests, and entries whose reader is done.
         self._arrivals: deque[Payload | _Entry] = deque()
-        self._queue: deque[Item] = deque()  # Waiting for a credit of the first link.
         self._up = threading.Event()  # Started, or failed to.
         self._stopping = False
-        self._down_since: float | None = None  # Since when a worker is not ready.
         self._end: StentorError | None = InternalError("the pipeline is not started; call start()")
         self._on_passed: list[OnPassed] = []
+        self._leaving: list[threading.Thread] = []  # Each ends a chain that was given up.
         self._thread = threading.Thread(target=self._run, name="stentor-pipeline", daemon=True)
 
     def start(self) -> None:
@@ -127,8 +136,8 @@ class Pipeline:
         return stream
 
     def ready(self) -> bool:
-        """Is every worker up, so that a request is served at once."""
-        return self._end is None and self._launch is not None and self._launch.ready
+        """Is every worker of a chain up, so that a request is served at once."""
+        return self._end is None and any(chain.ready for chain in self._chains)
 
     def alive(self) -> bool:
         """Does it serve, if not now then as soon as a worker is up again; False before and after that."""
@@ -139,17 +148,21 @@ class Pipeline:
 
         `requests`: open (holding a place), ending (no longer, but not yet forgotten by every stage), waiting
         (for the first stage). `stages`: gauges by stage; `links`: messages under way, by the stage they go
-        to; `workers`: pid, restarts and readiness by worker; these three are empty before the start.
+        to; `workers`: pid, restarts and readiness by worker; these three are empty before the start. Where
+        there are several chains, `@` and a chain's number stand behind the names.
         """
-        launch = self._launch
+        chains = self._chains
         with self._lock:
             requests = {
                 "open": self._num_open,
                 "ending": len(self._entries) - self._num_open,
-                "waiting": len(self._queue) + len(self._arrivals),
+                "waiting": sum(len(chain.queue) for chain in chains) + len(self._arrivals),
             }
-        of_workers = {"stages": {}, "links": {}, "workers": {}} if launch is None else launch.stats()
-        return {"requests": requests, **of_workers}
+        found: dict[str, dict[str, Any]] = {"requests": requests, "stages": {}, "links": {}, "workers": {}}
+        for chain in chains:
+            for kind, named in chain.stats().items():
+                found[kind] |= named
+        return found
 
     def when_passed(self, call: OnPassed) -> None:
         """Have `call(request_id, times)` called, on the pipeline's thread, when a request has passed."""
@@ -161,10 +174,8 @@ class Pipeline:
         Raises:
             RequestError: there is no such worker, or it is not a process.
         """
-        launch = self._launch
-        if launch is None or worker not in launch.stats()["workers"]:
+        if not any(chain.restart(worker) for chain in self._chains):
             raise NotFoundError(f"there is no worker {worker[:100]!r}", param="worker")
-        launch.restart(worker)
 
     def close(self) -> None:
         """Abort what is open and end every worker, within seconds; may be called again."""
@@ -175,15 +186,12 @@ class Pipeline:
         atexit.unregister(self.close)
 
     def _run(self) -> None:
-        """The pipeline's own thread: it owns the outer ends of the chain, and the workers."""
+        """The pipeline's own thread: it owns the outer ends of the chains, and the workers."""
         try:
-            if self._config.workers == "thread":
-                self._launch = ThreadLaunch(self._specs, self._config, self._bell)
-            else:
-                self._launch = ProcessLaunch(self._specs, self._config)
-            self._launch.start()
+            for chain in self._chains:
+                chain.start(self._bell)
             while not self._stopping:
-                self._turn(self._launch)
+                self._turn()
             end: StentorError = AbortedError("the pipeline was closed")
         except StentorError as error:
             end = error
@@ -192,63 +200,85 @@ class Pipeline:
             end = from_failure(to_failure(error))
         self._finish(end)
 
-    def _turn(self, launch: Launch) -> None:
-        self._wait(launch)
-        if launch.supervise():
-            self._abort_again()
-        if launch.failure is not None:
-            raise from_failure(launch.failure)
-        if launch.ready and not self._up.is_set():
+    def _turn(self) -> None:
+        self._wait()
+        for chain in self._chains:
+            if chain.launch.supervise():
+                self._abort_again(chain)
+            trouble = chain.trouble()
+            if trouble is not None:
+                self._lose(chain, trouble)
+        if not self._up.is_set() and all(chain.ready for chain in self._chains):
             self._end = None
             self._up.set()
-        self._deliver(launch)
-        self._feed(launch)
+        for chain in self._chains:
+            self._deliver(chain)
+        self._feed()
 
-    def _wait(self, launch: Launch) -> None:
-        """Sleep until there is something to do. Raises InternalError if a worker does not come up in time."""
-        timeout_s = None
-        if launch.ready:
-            self._down_since = None
-        else:
-            now = time.monotonic()
-            self._down_since = self._down_since or now
-            timeout_s = self._down_since + self._config.start_timeout_s - now
-            if timeout_s <= 0:
-                limit = f"{self._config.start_timeout_s:g} s"
-                advice = "allow more with STENTOR_PIPELINE_START_TIMEOUT_S"
-                raise InternalError(f"a worker was not ready within {limit}; {advice}")
-        self._bell.wait((*launch.head.sockets, *launch.tail.sockets, *launch.descriptors), timeout_s)
-        launch.head.service()
+    def _wait(self) -> None:
+        """Sleep until there is something to do, or a worker has not come up in time."""
+        sources = [source for chain in self._chains for source in chain.sources]
+        patience_s = [left for chain in self._chains if (left := chain.patience_s()) is not None]
+        self._bell.wait(sources, min(patience_s, default=None))
+        for chain in self._chains:
+            chain.launch.head.service()
 
-    def _feed(self, launch: Launch) -> None:
-        """Send what has arrived to the first stage, as far as there are credits."""
+    def _feed(self) -> None:
+        """Give what has arrived to the chains, and send what these can take to their first stages."""
         while self._arrivals:
             arrival = self._arrivals.popleft()
             if isinstance(arrival, _Entry):
                 self._free_place(arrival)
                 self._close_request(arrival)
-            else:
-                self._queue.append(arrival)
-        while self._queue and launch.head.ready():
-            launch.head.send([self._queue.popleft()])
+                continue
+            chain = min(self._chains, key=lambda each: (not each.ready, each.load))
+            chain.load += 1
+            self._entries[arrival.request_id].chain = chain
+            chain.queue.append(arrival)
+        for chain in self._chains:
+            chain.feed()
 
     def _close_request(self, entry: _Entry) -> None:
-        """Send an Abort through the chain, once per request."""
+        """Send an Abort through its chain, once per request."""
         if not entry.closing:
             entry.closing = True
-            self._queue.append(entry.abort)
+            assert entry.chain is not None, "nobody is done with a request before it has arrived"
+            entry.chain.queue.append(entry.abort)
 
-    def _abort_again(self) -> None:
+    def _abort_again(self, chain: Chain) -> None:
         """An Abort may have died with a worker: those on their way are sent again (twice does no harm)."""
-        waiting = {item.request_id for item in self._queue if isinstance(item, Abort)}
-        with self._lock:
-            closing = [entry for entry in self._entries.values() if entry.closing]
-        self._queue.extend(entry.abort for entry in closing if entry.request_id not in waiting)
+        waiting = {item.request_id for item in chain.queue if isinstance(item, Abort)}
+        closing = [entry for entry in self._entries_of(chain) if entry.closing]
+        chain.queue.extend(entry.abort for entry in closing if entry.request_id not in waiting)
 
-    def _deliver(self, launch: Launch) -> None:
+    def _entries_of(self, chain: Chain) -> list[_Entry]:
+        with self._lock:
+            return [entry for entry in self._entries.values() if entry.chain is chain]
+
+    def _lose(self, chain: Chain, trouble: StentorError) -> None:
+        """Go on without a chain that cannot be kept running; what it held fails.
+
+        Raises the trouble if it is the last one, or if they are still being started.
+        """
+        if not self._up.is_set() or len(self._chains) == 1:
+            raise trouble
+        log.error("chain %s is given up, the others go on: %s", chain.suffix, trouble)
+        self._chains = tuple(other for other in self._chains if other is not chain)
+        lost = InternalError(f"a worker died while it held this request; send it again ({trouble})")
+        for entry in self._entries_of(chain):
+            stream = entry.stream() if entry.stream is not None else None
+            if stream is not None:
+                stream.end(lost)
+            entry.closing = True
+            self._forget(entry.abort)
+        # Its workers may be inside a step; nobody but `close` waits for that.
+        self._leaving.append(threading.Thread(target=chain.stop, args=(_STOP_S,), name="stentor-lost-chain"))
+        self._leaving[-1].start()
+
+    def _deliver(self, chain: Chain) -> None:
         """Hand out what came out of the last stage."""
         for _ in range(_MESSAGES_PER_TURN):
-            items = launch.tail.receive()
+            items = chain.launch.tail.receive()
             if items is None:
                 return
             for item in items:
@@ -295,6 +325,8 @@ class Pipeline:
             if entry is None or entry.drained or entry.submission != abort.submission:
                 return
             entry.drained = True
+            if entry.chain is not None:
+                entry.chain.load -= 1
             if entry.released:
                 del self._entries[abort.request_id]
         for on_passed in self._on_passed:
@@ -309,7 +341,6 @@ class Pipeline:
             entries = list(self._entries.values())
             self._entries.clear()
             self._arrivals.clear()
-            self._queue.clear()
             self._num_open = 0
             for entry in entries:
                 entry.released = True
@@ -317,13 +348,15 @@ class Pipeline:
             stream = entry.stream() if entry.stream is not None else None
             if stream is not None:
                 stream.end(end)
-        if self._launch is not None:
-            self._launch.stop(_STOP_S)
+        for chain in self._chains:
+            chain.stop(_STOP_S)
+        for leaving in self._leaving:
+            leaving.join()
         self._up.set()
 
 
-def _check(specs: Sequence[StageSpec], config: PipelineConfig) -> None:
-    names = [spec.name for spec in specs]
+def _check(specs: Sequence[StageSpec] | Remote, config: PipelineConfig) -> None:
+    names = [specs.address] if isinstance(specs, Remote) else [spec.name for spec in specs]
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"a pipeline needs at least one stage and each a name of its own, not {names}")
     check(Config(pipeline=config))

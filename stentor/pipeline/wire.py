@@ -59,9 +59,9 @@ def encode_message(
 
 
 class MessageDecoder:
-    """Bytes as messages; every array is a fresh, writable copy."""
+    """Bytes as messages; every array is a fresh, writable copy. Without an arena all must be inline."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena | None) -> None:
         self._arena = arena
         self._decoder = msgspec.msgpack.Decoder(Message, dec_hook=self._unpack)
 
@@ -82,7 +82,7 @@ class MessageDecoder:
 
     def _unpack(self, kind: Any, value: Any) -> Array:
         dtype, shape, content = value
-        if isinstance(content, int):
+        if isinstance(content, int) and self._arena is not None:
             size_bytes = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
             array: Array = self._arena.read(content, size_bytes).view(dtype).reshape(shape)
             return array

@@ -184,7 +184,7 @@ class Worker:
         """Send the results as one message, waiting for a credit if need be."""
         if not self._results:
             return
-        while not self._outbox.ready():
+        while not self._outbox.has_credit():
             if self._stopping:
                 return
             self._bell.wait(self._outbox.sockets)

@@ -67,3 +67,11 @@ def test_an_unknown_backend_is_a_problem(checkpoint: Path) -> None:
     done = runner.invoke(app, ["doctor", str(checkpoint), "--attention-backend", "magic"])
     assert done.exit_code == 1
     assert "magic" in done.stdout
+
+
+def test_every_device_is_looked_at(checkpoint: Path) -> None:
+    done = runner.invoke(app, ["doctor", str(checkpoint), "--device", "cpu,tcp://10.0.0.2:9000,cpu"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count("device        cpu, ") == 2
+    assert "tcp://10.0.0.2:9000 is not asked" in done.stdout
+    assert runner.invoke(app, ["doctor", str(checkpoint), "--device", "cpu,gpu"]).exit_code == 1

@@ -3,10 +3,12 @@
 What a request does stands in its text as words: `frames=N` (how much to say), `bad=STAGE` (that stage
 refuses it in `add`), `burst=STAGE` (that stage raises in `step` while it holds it), `samples=N` (size of the
 reference waveform). The audio of frame number i of a request is `frame_audio(request_id, i)`, so that a
-reader can tell what was lost, doubled, swapped or mixed up.
+reader can tell what was lost, doubled, swapped or mixed up. On another machine a name has an `@number` behind
+it, which says nothing here.
 """
 
 import os
+import re
 import time
 import zlib
 from dataclasses import dataclass
@@ -132,7 +134,7 @@ class Generate(OneToOne):
 
     def frame(self, prompt: Prompt, index: int, last: bool) -> Frames:
         return Frames(
-            frame_codes(prompt.request.request_id, index)[None],
+            frame_codes(re.sub(r"@\d+$", "", prompt.request.request_id), index)[None],
             request=prompt.request if index == 0 else None,
             finish_reason=FinishReason.STOP if last else None,
             usage=Usage(7, index + 1) if last else None,

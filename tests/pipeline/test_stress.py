@@ -35,7 +35,8 @@ def test_every_request_ends_once_and_nothing_leaks(kind: str, kills: int) -> Non
     )
     report.check()
     assert report.ends["done"] > 500
-    assert (report.ends["lost"] > 0) == (kills > 0)
+    # Whoever is killed while he holds nothing takes nobody with him.
+    assert kills or report.ends["lost"] == 0
     assert {gauges["held"] for gauges in report.stats["stages"].values()} == {0}
 
 

@@ -109,24 +109,28 @@ def test_an_abort_that_was_sent_twice_forgets_no_later_request_of_that_id() -> N
     pipeline._end = None
     sent: list[Item] = []
     came: list[list[Item]] = []
+    (chain,) = pipeline._chains
     launch: Any = SimpleNamespace(
-        head=SimpleNamespace(ready=lambda: True, send=sent.extend),
+        ready=True,
+        head=SimpleNamespace(has_credit=lambda: True, send=sent.extend),
         tail=SimpleNamespace(receive=lambda: came.pop() if came else None),
+        stats=dict,
     )
+    chain._launch = launch
 
     def arrive(item: Item) -> None:
         came.append([item])
-        pipeline._deliver(launch)
+        pipeline._deliver(chain)
 
     pipeline.submit(fakes.request("a", "frames=1")).abort()
-    pipeline._feed(launch)
-    pipeline._abort_again()
-    pipeline._feed(launch)
+    pipeline._feed()
+    pipeline._abort_again(chain)
+    pipeline._feed()
     _, once, again = sent
     arrive(once)
     assert pipeline.stats()["requests"]["ending"] == 0
     pipeline.submit(fakes.request("a", "frames=1")).abort()
-    pipeline._feed(launch)
+    pipeline._feed()
     arrive(again)
     # What its stages still hand on would go to the next request of its id.
     assert pipeline.stats()["requests"]["ending"] == 1

@@ -108,10 +108,14 @@ def vocode_stage(read: "CodecWeights", config: Config) -> Stage:
 
 
 def arithmetic(config: Config) -> "tuple[torch.device, torch.dtype]":
-    """Where the model runs, and in which numbers."""
+    """Where the model runs, and in which numbers; the calling thread's kernels run there from now on."""
+    import torch
+
     from stentor.layers.device import resolve_device, resolve_dtype
 
     device = resolve_device(config.model.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return device, resolve_dtype(config.model.dtype, device, config.engine.quantization)
 
 

@@ -17,11 +17,11 @@ class Sender(Protocol):
 
     sockets: Sequence[Socket]  # What to wait on, beside the doorbell, for credits and for work for `service`.
 
-    def ready(self) -> bool:
+    def has_credit(self) -> bool:
         """Is there a credit left, so that `send` keeps within the bound."""
 
     def send(self, items: Sequence[Item]) -> None:
-        """Put one message on its way; `ready` must have been true."""
+        """Put one message on its way; `has_credit` must have been true."""
 
     def service(self) -> None:
         """Look after what came back from the other end; to be called after every wait."""

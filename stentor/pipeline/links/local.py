@@ -21,7 +21,7 @@ class LocalLink:
         """Messages sent and not yet received."""
         return len(self._messages)
 
-    def ready(self) -> bool:
+    def has_credit(self) -> bool:
         """Is there a credit left; if not, the sender's doorbell rings as soon as there is one."""
         if len(self._messages) < self._credits:
             return True

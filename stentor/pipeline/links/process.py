@@ -76,7 +76,7 @@ class ProcessSender:
         self._lost: set[str] = set()  # Requests that died with a receiver, until their Abort has passed here.
         self._arena.set_count(link, SENT, exchange.incarnation, 0)
 
-    def ready(self) -> bool:
+    def has_credit(self) -> bool:
         self.service()
         return len(self._under_way) < self._exchange.credits
 

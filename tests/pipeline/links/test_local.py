@@ -25,7 +25,7 @@ def test_a_sender_without_credit_waits_until_one_comes_back() -> None:
     one = LocalLink(2, sender_bell, Doorbell())
     one.send([Abort("a")])
     one.send([Abort("b")])
-    assert not one.ready()
+    assert not one.has_credit()
     waited = threading.Thread(target=sender_bell.wait, args=([], 10.0))
     waited.start()
     time.sleep(0.05)
@@ -33,7 +33,7 @@ def test_a_sender_without_credit_waits_until_one_comes_back() -> None:
     one.receive()
     waited.join(2.0)
     assert not waited.is_alive()
-    assert one.ready()
+    assert one.has_credit()
 
 
 def test_sending_wakes_the_receiver() -> None:

@@ -45,7 +45,7 @@ class Ends:
         items: list[Item] = []
         deadline = time.monotonic() + 30.0
         while mark not in items:
-            if not sent and self.sender.ready():
+            if not sent and self.sender.has_credit():
                 self.sender.send([mark])
                 sent = True
             self.sender.service()
@@ -112,12 +112,12 @@ def test_messages_arrive_in_order_with_exact_arrays(ends: Ends) -> None:
 
 def test_never_more_messages_under_way_than_credits(ends: Ends) -> None:
     for number in range(4):
-        assert ends.sender.ready()
+        assert ends.sender.has_credit()
         ends.sender.send([piece("a", number)])
-    assert not ends.sender.ready()
+    assert not ends.sender.has_credit()
     assert ends.arena.under_way(0) == 4
     assert told(ends.receive()) == ["a0", "a1", "a2", "a3"]
-    wait_until(ends.sender.ready)
+    wait_until(ends.sender.has_credit)
     assert ends.arena.under_way(0) == 0
 
 
