@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from stentor import __version__
-from stentor.cli import bench, codes, doctor, say, serve, ui, voices, warmup, worker
+from stentor.cli import batch, bench, codes, doctor, say, serve, ui, voices, warmup, worker
 from stentor.errors import StentorError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.command("ui")(ui.ui)
 app.command("say")(say.say)
+app.command("batch")(batch.batch)
 app.add_typer(codes.app, name="codes")
 app.add_typer(voices.app, name="voices")
 app.command("doctor")(doctor.doctor)

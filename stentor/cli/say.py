@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _BASE = Config(engine=EngineConfig(max_running_requests=1), pipeline=PipelineConfig(workers="thread"))
 
 # How it is said: those of `stentor.tts.SpeechOptions` that a command line can give.
-_SPEECH = {
+SPEECH = {
     "voice": (str | None, None, "A named voice: see `stentor voices list`."),
     "reference": (str | None, None, "Recording of a voice to clone: a file or a URL."),
     "reference_text": (str | None, None, "What the recording says."),
@@ -41,7 +41,7 @@ _SPEECH = {
 
 
 @with_settings("model", "reference", base=_BASE)
-@with_flags(_SPEECH)
+@with_flags(SPEECH)
 def say(
     config: Config,
     text: Annotated[str, typer.Argument(help="What to say; '-' reads it from stdin.")],
@@ -58,7 +58,7 @@ def say(
     if options["voice"] is not None and options["reference"] is not None:
         raise RequestError("--voice and --reference are two voices: give one")
     format = _check_files(output, format, save_codes)
-    text = _read_stdin() if text == "-" else text
+    text = read_stdin() if text == "-" else text
     from stentor.tts import TTS
 
     options["sample_rate_hz"] = options.pop("sample_rate")
@@ -71,7 +71,7 @@ def say(
     _write(speech, output, format, save_codes)
 
 
-def _read_stdin() -> str:
+def read_stdin() -> str:
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
