@@ -101,6 +101,7 @@ class SpeechAnswer(WatchedResponse):
             await self._fail(failure, scope, receive, send)
 
     async def _fail(self, error: StentorError, scope: Scope, receive: Receive, send: Send) -> None:
+        error.param = self._order.names.get(error.param or "", error.param)
         if not self._started:
             return await error_response(error)(scope, receive, send)
         told = self._form.failure(error) if self._form else None

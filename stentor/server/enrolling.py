@@ -15,6 +15,7 @@ from stentor.errors import InternalError, RequestError
 from stentor.request import Audio, Reference, SpeechRequest
 from stentor.server.bodies import Strict
 from stentor.server.errors import validated
+from stentor.server.protocol import named
 from stentor.server.references import read_codes
 from stentor.server.utterance import Service
 from stentor.voices import Voice, VoiceStore
@@ -95,11 +96,8 @@ async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_
     reference = Reference(body.audio_sample, read_codes(body.codes, "codes"), body.transcript)
     # The caller's id may come again while its request is still on its way out.
     request_id = f"{request_id}.{secrets.token_hex(4)}"
-    try:
+    with named(_PARAMS):
         made = await _through_pipeline(service, SpeechRequest(request_id, "a voice", reference, enroll=True))
-    except RequestError as error:
-        error.param = _PARAMS.get(error.param or "", error.param)
-        raise
     return await run_in_threadpool(lambda: voices.add_enrolled(body.name, made, **about))
 
 

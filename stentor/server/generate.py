@@ -1,12 +1,12 @@
 """Knows the body of `POST /generate`, the route of small servers that clients were written for."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
 
-from stentor.errors import RequestError
 from stentor.server.bodies import ReferenceBody, SpeechBody, Strict
-from stentor.server.protocol import Order, Reader
+from stentor.server.protocol import Order, Reader, named
 
 # Our names of what came under theirs.
 _PARAMS = {
@@ -41,8 +41,5 @@ class GenerateBody(Strict):
             seed=self.seed,
             response_format="wav",
         )
-        try:
-            return reader.read(body, request_id)
-        except RequestError as error:
-            error.param = _PARAMS.get(error.param or "", error.param)
-            raise
+        with named(_PARAMS):
+            return replace(reader.read(body, request_id), names=_PARAMS)

@@ -1,13 +1,15 @@
 """Knows the one order that a body stands for: what is said, in which voice, how it is heard and sent."""
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from stentor.audio.shape import Shape
 from stentor.config import Config
-from stentor.errors import ConfigError, NotFoundError, TooLargeError
+from stentor.errors import ConfigError, NotFoundError, RequestError, TooLargeError
 from stentor.pipeline.kept_voice import KeptVoice
 from stentor.request import ModelInfo, Reference, SamplingParams, SpeechRequest
 from stentor.server.bodies import SpeechBody, VoiceName
@@ -34,7 +36,8 @@ class Order:
     """What is asked of the pipeline, how its audio is to sound, and in which form the caller wants it.
 
     `id` is the caller's; the request's is that with an ending, so that no two in the house are the same.
-    `seed` is the one that will be used, None if the checkpoint has one of its own.
+    `seed` is the one that will be used, None if the checkpoint has one of its own. `names` are the caller's
+    for our fields, where they differ.
     """
 
     id: str
@@ -44,6 +47,17 @@ class Order:
     delivery: Delivery
     seed: int | None
     warnings: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@contextmanager
+def named(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors within name our fields as the caller does."""
+    try:
+        yield
+    except RequestError as error:
+        error.param = names.get(error.param or "", error.param)
+        raise
 
 
 class Reader:

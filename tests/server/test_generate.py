@@ -1,14 +1,16 @@
 """`POST /generate` is the route of speech under other names."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from msgspec import structs
 
+from stentor.errors import RequestError
+from stentor.request import SpeechRequest
 from tests.server.conftest import Running
-from tests.server.fakes import INFO, say
+from tests.server.fakes import INFO, Act, say
 
 Serve = Callable[..., Running]
 CLIP = base64.b64encode(b"RIFF a recording").decode()
@@ -61,6 +63,15 @@ def test_errors_name_the_fields_as_they_are_named_there(
     answer = serve(say(0.5)).http.post("/generate", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/text-to-speech/default"])
+def test_what_is_found_out_on_the_way_is_told_under_the_fields_name_too(serve: Serve, path: str) -> None:
+    def script(_: SpeechRequest) -> Iterator[Act]:
+        yield RequestError("a bad text", param="input")
+
+    answer = serve(script).http.post(path, json={"text": "Hello."})
+    assert answer.json()["error"]["param"] == "text"
 
 
 @pytest.mark.parametrize("body", [{"input": "x"}, {"text": "x", "voice": "nova"}])

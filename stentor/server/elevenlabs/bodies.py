@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stentor.errors import RequestError
 from stentor.server.bodies import SpeechBody
 from stentor.server.delivery import Form, RawBytes, WholeFile
-from stentor.server.protocol import Delivery, Order, Reader
+from stentor.server.protocol import Delivery, Order, Reader, named
 
 DEFAULT_FORMAT = "mp3_44100_128"
 
@@ -28,6 +28,8 @@ _CODECS: dict[str, tuple[str, dict[int, tuple[int, ...]]]] = {
 }
 # Names of ElevenLabs' own models mean the one that is served.
 _FOREIGN_MODELS = "eleven_"
+# ElevenLabs' names for our fields.
+NAMES = {"input": "text", "model": "model_id", "speed": "voice_settings.speed"}
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,10 @@ def read(
     reader: Reader, body: SpeechBody, format: OutputFormat, fields: SpeechFields, request_id: str
 ) -> Order:
     """The order of a request. Raises what `Reader.read` does."""
-    order = reader.read(body, request_id)
-    return replace(order, format=format.codec, warnings=(*order.warnings, *_ignored(fields)))
+    with named(NAMES):
+        order = reader.read(body, request_id)
+    warnings = (*order.warnings, *_ignored(fields))
+    return replace(order, format=format.codec, warnings=warnings, names=NAMES)
 
 
 def _ignored(fields: SpeechFields) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from stentor.errors import RequestError, StentorError, TooLargeError
 from stentor.request import Audio
 from stentor.server.conversation import POLICY, Conversation, HangUpError, Limits
 from stentor.server.delivery import RawBytes
-from stentor.server.elevenlabs.bodies import OutputFormat, SpeechFields, output_format, speech_body
+from stentor.server.elevenlabs.bodies import NAMES, OutputFormat, SpeechFields, output_format, speech_body
 from stentor.server.elevenlabs.errors import status_name
 from stentor.server.errors import validated
 from stentor.server.narration import Manner, Narration, Piece
@@ -158,7 +158,7 @@ class InputSocket(Conversation):
 
     async def _tell_error(self, error: StentorError, name: str | None) -> None:
         told = {"message": error.message, "error": status_name(error), "code": POLICY}
-        await self.send({**told, "param": error.param, **_named(name)})
+        await self.send({**told, "param": NAMES.get(error.param or "", error.param), **_named(name)})
 
 
 class MultiInputSocket(InputSocket):

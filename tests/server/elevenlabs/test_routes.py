@@ -45,23 +45,24 @@ def test_mp3_is_what_comes_unless_asked_for_otherwise(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "word"),
+    ("path", "body", "status", "word", "param"),
     [
-        ("default", {"text": ""}, 400, "invalid_request"),
-        ("nobody", {}, 404, "voice_not_found"),
-        ("default", {"model_id": "other"}, 404, "model_not_found"),
-        ("default", {"text": "x" * 5000}, 413, "max_character_limit_exceeded"),
-        ("default?output_format=mp3", {}, 400, "invalid_output_format"),
-        ("default", {"voice_settings": {"speed": 9}}, 400, "invalid_request"),
+        ("default", {"text": ""}, 400, "invalid_request", "text"),
+        ("nobody", {}, 404, "voice_not_found", None),
+        ("default", {"model_id": "other"}, 404, "model_not_found", None),
+        ("default", {"text": "x" * 5000}, 413, "max_character_limit_exceeded", "text"),
+        ("default?output_format=mp3", {}, 400, "invalid_output_format", "output_format"),
+        ("default", {"voice_settings": {"speed": 9}}, 400, "invalid_request", "voice_settings.speed"),
     ],
 )
 def test_errors_are_told_as_elevenlabs_does(
-    serve: Serve, path: str, body: dict[str, Any], status: int, word: str
+    serve: Serve, path: str, body: dict[str, Any], status: int, word: str, param: str | None
 ) -> None:
     running = serve()
     answer = running.http.post(f"/v1/text-to-speech/{path}", json={"text": "Hello.", **body})
     assert (answer.status_code, answer.json()["detail"]["status"]) == (status, word)
     assert answer.json()["detail"]["message"] == answer.json()["error"]["message"]
+    assert answer.json()["detail"]["param"] == param
 
 
 def test_a_full_house_and_a_failure_are_told_so_too(serve: Serve) -> None:

@@ -121,11 +121,12 @@ def test_an_error_is_told_and_ends_the_connection(
 
 def test_a_sentence_that_fails_ends_it_as_well(serve: Serve) -> None:
     def script(_: SpeechRequest) -> Iterator[Act]:
-        yield RequestError("a bad text")
+        yield RequestError("a bad text", param="input")
 
     with opened(serve(script), "stream-input") as socket:
         tell(socket, text="Hello there. ", flush=True)
-        assert hear(socket)["message"] == "a bad text"
+        told = hear(socket)
+        assert (told["message"], told["param"]) == ("a bad text", "text")
         assert close_code(socket) == 1008
 
 
