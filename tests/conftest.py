@@ -29,6 +29,10 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # Libraries that look for what is left at the end would find it.
+
+
 _connect = socket.socket.connect
 
 

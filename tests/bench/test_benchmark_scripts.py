@@ -232,7 +232,7 @@ def test_a_piece_for_a_gpu_that_hangs_leaves_nothing_on_the_card_and_loses_no_ot
     python.write_text(f'#!/bin/bash\n[ "$3" != doctor ] || {{ {stubborn} & sleep 100; }}\n')
     hurried.write_text(
         "#!/bin/bash\n"
-        '[ "${!#}" = doctor ] && limit_s=5 || limit_s=60\n'
+        '[ "${!#}" = doctor ] && limit_s=2 || limit_s=60\n'
         'exec /usr/bin/timeout -k 1 $limit_s "${@:4}"\n'
     )
     for path in (python, hurried):

@@ -22,8 +22,8 @@ LAUNCHED = {
     "_silu_mul",
     "_skinny_product",
 }
-# One launch or two, with the most registers and with few channels; the other layers are the soak's.
-SOME_LAYERS = r"^(?!conv |up |unit )|^(unit 512|unit 128|up 64)"
+# Each arithmetic, one launch and two, the most registers and an upsampling; the other layers are the soak's.
+SOME_LAYERS = r"^(?!conv |up |unit )|^unit 128|^(unit 512|up 64 by 3) float32"
 
 
 @pytest.mark.timeout(600)
