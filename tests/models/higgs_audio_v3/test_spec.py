@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stentor.audio.formats import encode_file
 from stentor.config import Config, ModelConfig, override
 from stentor.errors import CheckpointError, TooLargeError
+from stentor.models.higgs_audio_v3.baseline import PlainLoop
 from stentor.models.higgs_audio_v3.spec import HiggsAudioV3
 from stentor.models.registry import BUILT_IN, name_of, resolve
 from stentor.request import Audio, Frames, Prompt, Reference, SamplingParams, SpeechRequest
@@ -180,3 +182,16 @@ def test_the_plain_loop_runs_the_same_prompts(tmp_path: Path) -> None:
         (prompt,) = stages.run("r", request)
     assert isinstance(prompt, Prompt)
     assert MODEL.plain_loop(tmp_path, CPU)(prompt) == 13
+
+
+def test_the_plain_loop_has_the_arithmetic_that_is_fastest_for_whole_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(tmp_path)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for fast, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda here=fast: here)
+        loop = MODEL.plain_loop(tmp_path, override(CPU, {"model": {"dtype": "auto"}}))
+        assert isinstance(loop, PlainLoop)
+        assert loop._text.dtype == dtype
