@@ -96,6 +96,8 @@ def test_what_cannot_be_meant_is_told_before_the_model_is_loaded(
 ) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
     monkeypatch.setattr("stentor.pipeline.pipeline.Pipeline.start", lambda _: pytest.fail("it was loaded"))
+    # It would leave this process a log that writes to the runner's stderr, which is closed afterwards.
+    monkeypatch.setattr("stentor.logs.setup", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["serve", str(checkpoint), "--port", "0", flag, value])
     assert isinstance(done.exception, ConfigError)
