@@ -62,6 +62,7 @@ class RemoteLaunch:
         self._held: set[str] = set()  # What was sent in this session, until its Abort came back.
         self._answers: deque[Item] = deque()  # In place of a worker that cannot be reached.
         self._lost_aborts = False
+        self._warned = False
 
     @property
     def ready(self) -> bool:
@@ -112,12 +113,14 @@ class RemoteLaunch:
         while self._events.poll(0):
             event = recv_monitor_message(self._events)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._warned = False
                 self._token = secrets.token_bytes(8)
                 with contextlib.suppress(zmq.Again):  # It has ended again already.
                     self._socket.send_multipart((HELLO, self._token), zmq.NOBLOCK)
             elif event == zmq.EVENT_DISCONNECTED:
                 self._lose()
-            else:
+            elif not self._warned:
+                self._warned = True  # It is tried again and again.
                 log.warning("%s does not shake hands: is the secret the same there?", self._remote.address)
 
     def receive(self) -> Sequence[Item] | None:

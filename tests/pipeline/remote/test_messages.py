@@ -12,7 +12,9 @@ from tests.pipeline.test_pipeline import check_clean, end_of
 
 
 @pytest.mark.parametrize(("ours", "theirs", "works"), [("a", "a", True), ("a", "b", False), ("", "b", False)])
-def test_only_who_knows_the_secret_is_served(ours: str, theirs: str, works: bool) -> None:
+def test_only_who_knows_the_secret_is_served(
+    ours: str, theirs: str, works: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     with serving(worker_secret=theirs) as server:
         if works:
             with front(server.address, secret=ours) as pipeline:
@@ -22,9 +24,11 @@ def test_only_who_knows_the_secret_is_served(ours: str, theirs: str, works: bool
             with refused, front(server.address, secret=ours, start_timeout_s=0.5):
                 pass
             assert not server._sessions
+            # It is tried several times, and said once.
+            assert sum("is the secret the same" in message for message in caplog.messages) == 1
 
 
-def test_times_are_told_on_the_clock_of_the_front_door(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_are_told_on_the_clock_of_the_front_door() -> None:
     passed: list[StageTimes] = []
     with serving(0.005) as server, front(server.address) as pipeline:
         pipeline.when_passed(lambda _, times: passed.extend(times))
