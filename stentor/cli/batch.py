@@ -16,7 +16,7 @@ import typer
 from stentor.cli.options import with_flags, with_settings
 from stentor.cli.output import write_output
 from stentor.cli.progress import Progress
-from stentor.cli.say import SPEECH, read_stdin
+from stentor.cli.say import SPEECH, check_voice, read_stdin
 from stentor.config import Config
 from stentor.errors import ConfigError, NotFoundError, RequestError, StentorError
 
@@ -52,6 +52,7 @@ def batch(
     from stentor.audio.formats import content_type
 
     content_type(format)
+    check_voice(options)
     items = list(read_items(texts))
     todo = [item for item in items if not (output_dir / f"{item.id}.{format}").exists()]
     began_s = time.monotonic()
@@ -114,7 +115,7 @@ def read_items(path: str) -> Iterator[Item]:
             item = _read_object(line, number) if as_json else Item(f"{number:05}", line.strip(), {})
             if item.id in seen:
                 raise ValueError(f"the id {item.id!r} is used twice")
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, msgspec.DecodeError, RequestError) as error:
             raise RequestError(f"line {number} of the texts: {error}") from None
         seen.add(item.id)
         yield item
@@ -132,6 +133,7 @@ def _read_object(line: str, number: int) -> Item:
         if field not in SPEECH:
             raise ValueError(f"unknown field {field!r}: use id, text, {', '.join(SPEECH)}")
         fields[field] = msgspec.convert(value, SPEECH[field][0])
+    check_voice(fields)
     return Item(name, text, fields)
 
 

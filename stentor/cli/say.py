@@ -1,6 +1,7 @@
 """`stentor say`: one text to one audio file, without a server."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,8 +56,7 @@ def say(
     ] = None,
 ) -> None:
     """Say a text into an audio file."""
-    if options["voice"] is not None and options["reference"] is not None:
-        raise RequestError("--voice and --reference are two voices: give one")
+    check_voice(options)
     format = _check_files(output, format, save_codes)
     text = read_stdin() if text == "-" else text
     from stentor.tts import TTS
@@ -69,6 +69,12 @@ def say(
                 text, progress=lambda seconds: progress.show(f"{seconds:.1f} s of speech"), **options
             )
     _write(speech, output, format, save_codes)
+
+
+def check_voice(options: Mapping[str, Any]) -> None:
+    """Raise RequestError if two voices are asked for."""
+    if options.get("voice") is not None and options.get("reference") is not None:
+        raise RequestError("--voice and --reference are two voices: give one")
 
 
 def read_stdin() -> str:

@@ -105,6 +105,7 @@ def test_what_cannot_be_said_stops_no_other_and_another_run_says_the_rest(
         ('{"text": "a", "speed": "fast"}', "Expected `float`"),
         ('{"text": "a", "sped": 1}', "unknown field 'sped': use id, text, voice"),
         ('{"text": "a", "id": "00001"}', "used twice"),
+        ('{"text": "a", "voice": "a", "reference": "b"}', "two voices"),
     ],
 )
 def test_a_line_that_is_wrong_is_told_before_any_work(line: str, message: str, tmp_path: Path) -> None:
@@ -123,6 +124,8 @@ def test_what_cannot_be_read_or_written_is_told(
     assert isinstance(batch(checkpoint, tmp_path / "latin.txt", tmp_path).exception, NotFoundError)
     refused = batch(checkpoint, "-", tmp_path / "latin.txt" / "out", stdin="Hello.")
     assert isinstance(refused.exception, ConfigError)
+    two_voices = batch(checkpoint, "-", tmp_path, "--voice", "a", "--reference", "b", stdin="Hello.")
+    assert isinstance(two_voices.exception, RequestError)
     wrong_format = batch(checkpoint, "-", tmp_path, "--format", "ogg", stdin="Hello.")
     assert isinstance(wrong_format.exception, RequestError)
     monkeypatch.setattr("sys.stdin", io.StringIO("One.\nTwo."))
