@@ -83,7 +83,7 @@ class Chain:
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """As `Launch.stats`, under names of its own; nothing before the start."""
-        found = {"stages": {}, "links": {}, "workers": {}} if self._launch is None else self._launch.stats()
+        found = {} if self._launch is None else self._launch.stats()
         return {
             kind: {name + self.suffix: value for name, value in named.items()}
             for kind, named in found.items()
@@ -95,7 +95,7 @@ class Chain:
         Raises:
             RequestError: it is not a process.
         """
-        if worker not in self.stats()["workers"]:
+        if worker not in self.stats().get("workers", ()):
             return False
         self.launch.restart(worker.removesuffix(self.suffix))
         return True

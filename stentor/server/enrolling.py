@@ -73,13 +73,13 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
         given = await (_read_form(request) if kind_of_body in _FORMS else _read_json(request))
     except ClientDisconnect:
         raise RequestError("the body did not come whole") from None
-    named: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in given.items():
         own = _ALSO.get(name, name) if _ALSO.get(name) in kind.model_fields else name
-        if own in named and named[own] != value:
+        if own in fields and fields[own] != value:
             raise RequestError(f"{own} is given twice, in different words: give it once", param=own)
-        named[own] = value
-    return validated(kind, named, tuple(kind.model_fields))
+        fields[own] = value
+    return validated(kind, fields, tuple(kind.model_fields))
 
 
 async def enroll(service: Service, voices: VoiceStore, body: VoiceBody, request_id: str) -> Voice:

@@ -84,8 +84,8 @@ class RemoteLaunch:
         return lost
 
     def stats(self) -> dict[str, Any]:
-        """As the worker told last."""
-        return {"stages": {}, "links": {}, "workers": {}} if self._state is None else self._state.stats
+        """As the worker told last; nothing while there is no session."""
+        return {} if self._state is None else self._state.stats
 
     def restart(self, worker: str) -> None:
         """Only who runs a machine may restart what runs there. Raises RequestError."""
