@@ -230,7 +230,7 @@ class SleepingVocoder:
     def __init__(self, config: CodecConfig, most_frames: int, times: Times) -> None:
         self.sample_rate_hz = config.sample_rate_hz
         self.samples_per_frame = config.samples_per_frame
-        self.context_frames = config.context_frames
+        self.context_frames = self.lookahead_frames = self.near_frames = config.context_frames
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
         self._times = times
@@ -241,7 +241,7 @@ class SleepingVocoder:
         noise = np.random.default_rng(0).uniform(-0.1, 0.1, self.longest_window * self.samples_per_frame)
         self._noise = noise.astype(np.float32)
 
-    def begin(self, windows: Sequence[Array]) -> Callable[[], list[Array]]:
+    def begin(self, windows: Sequence[Array], skipped: Sequence[int]) -> Callable[[], list[Array]]:
         seconds = 0.0
         for frames, places in batches(windows, self._padded, lambda frames: self._rows[frames][-1]):
             rows = next(rows for rows in self._rows[frames] if rows >= len(places))

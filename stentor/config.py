@@ -98,7 +98,7 @@ class VocoderConfig:
 
     initial_chunk_frames: int = setting(
         2,
-        "Frames (40 ms each) in the first chunk of a stream; it comes as soon as these samples are exact.",
+        "Frames (40 or 80 ms each) in a stream's first chunk; it comes as soon as these samples are exact.",
         minimum=1,
     )
     max_chunk_frames: int = setting(

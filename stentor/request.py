@@ -34,7 +34,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """How codes are drawn; None means the checkpoint's default (its `generation_config.json`).
 
     `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 mean no cut; `seed` None draws a fresh one;
-    `max_new_tokens` counts rows (one step of the loop, 40 ms of audio); `repetition_penalty` above 1 makes
+    `max_new_tokens` counts rows (steps of the loop, 40 or 80 ms of audio); `repetition_penalty` above 1 makes
     what a codebook has said in its last 16 rows less likely, 1 is none.
     """
 
@@ -81,16 +81,20 @@ class Reference(msgspec.Struct, frozen=True):
 
     `audio` is a path, an http(s) URL, a data URI, base64 text or the bytes of an audio file;
     `codes` is an integer array [num_frames, num_codebooks], before the delay pattern.
+    Instead of all these, `speaker` is one of the model's own (`ModelInfo.speakers`).
     """
 
     audio: Recording | None = None
     codes: Array | None = None
     text: str | None = None
+    speaker: str | None = None
 
     def __post_init__(self) -> None:
         for text in (self.audio, self.text):
             if isinstance(text, str):
                 check_characters(text, "references")
+        if self.speaker is not None and not (self.audio is None and self.codes is None):
+            raise RequestError("a speaker of the model and a recording are two voices: give one")
 
 
 def check_characters(text: str, param: str) -> None:
@@ -112,6 +116,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
     `return_codes` puts the generated codes into the last `Audio`. `enroll` asks for no speech: the reference
     is to become a voice, is trimmed and checked as such, and comes back as the only `Audio`, with its codes.
     `instructions` are words for the delivery, for a model that reads them (`ModelInfo.reads_instructions`).
+    `language` is a name, a code or a tag of it, for a model that does not hear it in the text.
     """
 
     request_id: str
@@ -125,6 +130,7 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
     return_codes: bool = False
     enroll: bool = False
     instructions: str | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -135,12 +141,13 @@ class SpeechRequest(msgspec.Struct, frozen=True, tag=True):
             raise RequestError("the text is empty: give at least one word to say", param="input")
         check_characters(self.text, "input")
         check_characters(self.instructions or "", "instructions")
+        check_characters(self.language or "", "language")
         frames = self.initial_chunk_frames
         _check_number("initial_chunk_frames", frames, int, "at least 1", lambda value: value >= 1)
 
 
-# In a prompt's ids: no text, but a row that is all begin codes, or all end codes.
-BEGIN_ROW, END_ROW = -1, -2
+# In a prompt's ids: no text, but a row that is all begin codes, all end codes, or the voice's vector.
+BEGIN_ROW, END_ROW, VOICE_ROW = -1, -2, -3
 
 
 class Prompt(msgspec.Struct, frozen=True, tag=True):
@@ -148,9 +155,10 @@ class Prompt(msgspec.Struct, frozen=True, tag=True):
 
     `token_ids` is the prompt as ids, of text or `BEGIN_ROW` and `END_ROW`, int32 [num_tokens]; the rows of
     the reference (delayed codes, one position each) belong before `token_ids[reference_start]` and take no
-    place in it. The waveform is mono float32 [num_samples] at the codec's rate, the codes are integers
-    [num_frames, num_codebooks], before the delay pattern. `sampling` has no None left; `max_rows` is the
-    runaway guard's limit (None: guard off).
+    place in it; before -1 they belong nowhere. The waveform is mono float32 [num_samples] at the codec's
+    rate, the codes are integers [num_frames, num_codebooks], before the delay pattern. `voice`, float32
+    [size], is what some models hear of the reference's speaker beside its codes: it stands at `VOICE_ROW`.
+    `sampling` has no None left; `max_rows` is the runaway guard's limit (None: guard off).
     """
 
     request: SpeechRequest
@@ -160,6 +168,7 @@ class Prompt(msgspec.Struct, frozen=True, tag=True):
     reference_start: int = 0
     reference_waveform: Array | None = None
     reference_codes: Array | None = None
+    voice: Array | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -208,7 +217,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     `max_prompt_chars` is said better in parts of whole sentences; None: any text is said by one prompt.
     Where it does not read instructions, the words in them that have a control tag become tags of the text.
     With a `steady_voice` it speaks in one and the same voice wherever none is asked for. `speaker_tags` say
-    in a text who speaks from there on.
+    in a text who speaks from there on. `speakers` are voices of its own, the first is its default. One that
+    does not `clone` knows no others.
     """
 
     name: str
@@ -225,3 +235,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     reads_instructions: bool = False
     steady_voice: bool = False
     speaker_tags: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
+    clones: bool = True
+
+    def require_cloning(self) -> None:
+        """Raises RequestError: it clones no voices."""
+        if not self.clones:
+            advice = f"choose one of {', '.join(self.speakers)}" if self.speakers else "describe one in words"
+            raise RequestError(f"the model {self.name} clones no voices: {advice}", param="references")

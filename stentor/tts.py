@@ -37,16 +37,17 @@ class SpeechOptions(TypedDict, total=False):
     They are those of an HTTP request. `voice` is a name of `stentor voices list`. `reference` is a recording
     to clone instead: a path, an http(s) URL, the bytes of an audio file, or its codes, integers [num_frames,
     num_codebooks]; `reference_text` is what it says, and makes the clone better. `instructions` are words for
-    the delivery (`stentor.text.instructions`). `seed` None draws a fresh one; for the rest of the sampling
-    see `SamplingParams`. `runaway_guard` False lets a generation run to `max_new_tokens` rows, `check_tags`
-    False lets unknown tags pass. `initial_chunk_frames` is how long a stream's first chunk is. `speed` to
-    `trim_silence` are a `Shape`.
+    the delivery (`stentor.text.instructions`). `language` is that of the text. `seed` None draws a fresh one;
+    for the rest of the sampling see `SamplingParams`. `runaway_guard` False lets a generation run to
+    `max_new_tokens` rows, `check_tags` False lets unknown tags pass. `initial_chunk_frames` is how long a
+    stream's first chunk is. `speed` to `trim_silence` are a `Shape`.
     """
 
     voice: str | None
     reference: str | Path | bytes | Array | None
     reference_text: str | None
     instructions: str | None
+    language: str | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -223,6 +224,7 @@ class TTS:
             request_id=uuid.uuid4().hex,
             text=text,
             instructions=instructions,
+            language=options.get("language"),
             reference=self._reference(options),
             sampling=sampling,
             runaway_guard=options.get("runaway_guard", True),

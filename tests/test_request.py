@@ -97,10 +97,19 @@ def test_a_first_chunk_of_no_number_of_frames_is_refused(frames: object) -> None
 def test_half_a_character_is_refused() -> None:
     with pytest.raises(RequestError, match="half a character at position 3"):
         SpeechRequest("r", "oh \ud83d no")
+    with pytest.raises(RequestError, match="half a character"):
+        SpeechRequest("r", "oh", language="\ud83d")
     for reference in ({"audio": "http://x/\ud83d"}, {"audio": b"x", "text": "oh \ud83d no"}):
         with pytest.raises(RequestError, match="half a character") as caught:
             Reference(**reference)  # type: ignore[arg-type]
         assert caught.value.param == "references"
+
+
+def test_a_speaker_of_the_model_has_no_recording() -> None:
+    assert Reference(speaker="vivian").audio is None
+    for given in ({"audio": b"x"}, {"codes": np.ones((2, 8), int)}):
+        with pytest.raises(RequestError, match="two voices"):
+            Reference(speaker="vivian", **given)  # type: ignore[arg-type]
 
 
 def test_records_on_the_wire_are_checked_too() -> None:

@@ -222,6 +222,7 @@ def test_a_reference_may_be_bytes_a_file_or_its_codes(
         ({"loudness_lufs": 3.0}, "loudness_lufs"),
         ({"repetition_penalty": 3.0}, "repetition_penalty"),
         ({"velocity": 2.0}, "velocity"),
+        ({"language": "\ud83d"}, "half a character"),
     ],
 )
 def test_bad_options_are_errors_that_name_them(tts: TTS, options: dict[str, object], words: str) -> None:

@@ -26,7 +26,9 @@ app = typer.Typer(help="Recordings to codes and back.", no_args_is_help=True)
 def encode(
     config: Config,
     recording: Annotated[str, typer.Argument(help="Audio file (any common format) or a URL.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The codes, an integer .npy array [T, 8].")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The codes, an integer .npy array [T, codebooks].")
+    ],
 ) -> None:
     """Encode a recording into codes, which later requests take as `reference_codes`."""
     from stentor.cli.codec import encode_reference
@@ -43,7 +45,7 @@ def encode(
 @with_settings("model")
 def decode(
     config: Config,
-    codes: Annotated[Path, typer.Argument(help="The codes, an integer .npy array [T, 8].")],
+    codes: Annotated[Path, typer.Argument(help="The codes, an integer .npy array [T, codebooks].")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file; its suffix is the format.")],
 ) -> None:
     """Decode codes into an audio file."""

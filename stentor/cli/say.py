@@ -26,11 +26,12 @@ SPEECH = {
     "reference": (str | None, None, "Recording of a voice to clone: a file or a URL."),
     "reference_text": (str | None, None, "What the recording says."),
     "instructions": (str | None, None, "How to say it, in words."),
+    "language": (str | None, None, "The text's: a name, a code or a tag; some models hear it in the text."),
     "seed": (int | None, None, "The same seed gives the same speech."),
     "temperature": (float | None, None, "0 is greedy; by default the checkpoint's."),
     "top_p": (float | None, None, "Share of the probability drawn from."),
     "top_k": (int | None, None, "Number of candidates drawn from; 0 is all."),
-    "max_new_tokens": (int | None, None, "Longest generation, in rows of 40 ms."),
+    "max_new_tokens": (int | None, None, "Longest generation, in rows of 40 ms (of some models 80)."),
     "repetition_penalty": (float | None, None, "Above 1, a code of the last 0.64 s is rarer; 1 is none."),
     "runaway_guard": (bool, True, "Cut a generation far too long for its text."),
     "check_tags": (bool, True, "Refuse control tags that do not exist."),
@@ -52,7 +53,7 @@ def say(
         str | None, typer.Option(help="The format, if not the suffix's; WAV on stdout.")
     ] = None,
     save_codes: Annotated[
-        Path | None, typer.Option(help="Also write the codes, an .npy array [T, 8].")
+        Path | None, typer.Option(help="Also write the codes, an .npy array [T, codebooks].")
     ] = None,
 ) -> None:
     """Say a text into an audio file."""

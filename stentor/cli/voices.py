@@ -34,7 +34,7 @@ def add(
     recording: Annotated[
         str | None, typer.Argument(help="Recording of one speaker: a file or a URL; three to ten seconds.")
     ] = None,
-    codes: Annotated[Path | None, typer.Option(help="Codes instead, an .npy array [T, 8].")] = None,
+    codes: Annotated[Path | None, typer.Option(help="Codes instead, an .npy array [T, codebooks].")] = None,
     text: Annotated[str | None, typer.Option(help="What it says; makes it clearly better.")] = None,
     language: Annotated[str | None, typer.Option(help="A language tag, for example en-US.")] = None,
     description: Annotated[str | None, typer.Option(help="How it sounds, for people.")] = None,

@@ -93,10 +93,10 @@ class StepGraphs:
         replay()
         return record[:size]
 
-    def warm_up(self, candidates: int, largest_only: bool = False) -> None:
+    def warm_up(self, candidates: int, largest_only: bool = False, penalises: bool = False) -> None:
         """Capture the usual graphs, the largest first: the smaller ones fit into its memory."""
         for size in self._sizes[:: -len(self._sizes) if largest_only else -1]:
-            self._graph(size, self._width(1), candidates, False)
+            self._graph(size, self._width(1), candidates, penalises)
 
     def _width(self, num_blocks: int) -> int:
         width = self._narrowest
@@ -121,7 +121,9 @@ class StepGraphs:
 class PrefillGraphs:
     """`Prefill` over one static upload for each number of positions."""
 
-    def __init__(self, prefill: Prefill, state: BatchState, capture: Capture, block_size: int) -> None:
+    def __init__(
+        self, prefill: Prefill, state: BatchState, capture: Capture, block_size: int, voice_words: int = 0
+    ) -> None:
         """`state` is that of the batch, whose rows the prefill's are to become."""
         self._prefill = prefill
         self._block_size = block_size
@@ -130,7 +132,7 @@ class PrefillGraphs:
         codebooks, max_blocks = state.last_rows.shape[1], state.block_tables.shape[1]
         self._idle = BatchState.idle(_PREFILLS[-1][1], codebooks, max_blocks).packed
         self._shapes = [
-            PrefillShape(tokens, sequences, max_blocks, codebooks, self._idle.shape[1])
+            PrefillShape(tokens, sequences, max_blocks, codebooks, self._idle.shape[1], voice_words)
             for tokens, sequences in _PREFILLS
         ]
         self._buffers: dict[PrefillShape, Tensor] = {}

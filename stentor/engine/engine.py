@@ -229,7 +229,7 @@ class Engine:
         for sequence, row, status in zip(flight.sequences, rows, statuses, strict=True):
             if sequence.gone:
                 continue
-            frames = sequence.append(row)
+            frames = sequence.append(row, status == Status.STOP)
             finish_reason = _FINISH.get(status)
             if finish_reason is not None:
                 ended.append(sequence)

@@ -1,5 +1,6 @@
-"""What the engine asks of a language model: its geometry and three pure functions."""
+"""What the engine asks of a language model: its geometry and a few pure functions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -26,6 +27,10 @@ class LMShape:
     A row holds one code per codebook; codes run to `codebook_size`, of which `begin_code` fills the ramp of
     the delay pattern and `end_code` ends the content. Keys and values of one position take
     [num_layers, 2 * num_kv_heads, head_dim] numbers of `dtype`.
+
+    Of a `nested` model (`NestedLM`) a row is a frame, without a delay pattern, and a row whose first code is
+    `end_code` ends the content and is none; before `fewest_rows` no end is drawn. Of one with a `voice_size`
+    a prompt may hold a voice's vector of that size.
     """
 
     num_codebooks: int
@@ -38,6 +43,14 @@ class LMShape:
     max_positions: int
     dtype: torch.dtype
     redraw: Redraw | None = None
+    nested: bool = False
+    fewest_rows: int = 0
+    voice_size: int = 0
+
+    @property
+    def span(self) -> int:
+        """Rows over which the codes of one frame are spread."""
+        return 1 if self.nested else self.num_codebooks
 
     @property
     def position_bytes(self) -> int:
@@ -70,4 +83,25 @@ class SpeechLM(Protocol):
         """The backbone, [num_tokens, hidden_size] to the same; fills the cache's slots."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Final norm, and scores of codes [num_rows, num_codebooks, codebook_size]."""
+        """Final norm, and scores of codes [num_rows, num_codebooks, codebook_size]; of a nested model those
+        of the first codebook alone.
+        """
+
+
+# Draws a code for each row, int64 [num_rows], by scores [num_rows, 1, codebook_size] of the codebook of that
+# number.
+DrawCodes = Callable[[Tensor, int], Tensor]
+
+
+class NestedLM(SpeechLM, Protocol):
+    """A model that draws the codes of a frame one after the other, each knowing those before it."""
+
+    def embed_prompt(self, prompt: Tensor, voices: Tensor | None = None) -> Tensor:
+        """See `SpeechLM.embed_prompt`; with a `voice_size`, `voices` float32 [num_tokens, voice_size] is what
+        stands where a token is `VOICE_ROW`: that of its sequence.
+        """
+
+    def frame(self, hidden: Tensor, first: Tensor, draw: DrawCodes, attention: AttentionBackend) -> Tensor:
+        """The frames, int64 [num_rows, num_codebooks], whose first codes [num_rows] have been drawn from
+        `hidden` [num_rows, hidden_size].
+        """

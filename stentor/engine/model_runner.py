@@ -60,10 +60,12 @@ class ModelRunner:
         self._blocks_step = _LENGTH_STEP // math.gcd(_LENGTH_STEP, cache.block_size)
         self._max_blocks = -(-max_context // cache.block_size) + self._blocks_step
         self._codebooks, self._codebook_size = shape.num_codebooks, shape.codebook_size
+        self._voice_words = shape.voice_size // 2
         # A fused sampler ranks all codes whatever is asked for: fewer graphs.
         self._ranks_few = advance is sampler.advance
         self._candidates = 1 if self._ranks_few else 0
-        self._penalises = False
+        # Without it such a model is of little use; its checkpoints ask for it.
+        self._always_penalises = self._penalises = shape.nested
         with self.in_order():
             self._state = BatchState.allocate(max_running, self._codebooks, self._max_blocks, device)
             # To make their views takes longer than to keep them.
@@ -78,7 +80,7 @@ class ModelRunner:
             parts = self._state, capture_on(self._stream), cache.block_size
             self._graphs = StepGraphs(self._step, *parts)
             if not attention.plans:
-                self._prefill_graphs = PrefillGraphs(self._prefill, *parts)
+                self._prefill_graphs = PrefillGraphs(self._prefill, *parts, self._voice_words)
 
     def in_order(self) -> contextlib.AbstractContextManager[Any]:
         """Within it, what is enqueued goes to the runner's own stream."""
@@ -87,12 +89,14 @@ class ModelRunner:
     def warm_up(self, *, largest_only: bool = False) -> None:
         """Compile and capture whatever a usual request needs, or only what takes the most memory."""
         with self.in_order():
-            for graphs in (self._graphs, self._prefill_graphs):
-                if graphs is not None:
-                    graphs.warm_up(_USUAL_CANDIDATES if self._ranks_few else 0, largest_only)
+            usual = _USUAL_CANDIDATES if self._ranks_few else 0
+            if self._graphs is not None:
+                self._graphs.warm_up(usual, largest_only, self._penalises)
+            if self._prefill_graphs is not None:
+                self._prefill_graphs.warm_up(usual, largest_only)
             if self._graphs is None and self._stream is not None:
                 # What a step takes that is not captured is known when the largest has run; its rows are idle.
-                self._step(self._state, self._max_blocks, self._candidates)
+                self._step(self._state, self._max_blocks, self._candidates, self._penalises)
 
     def decode(self, start: int, end: int, longest: int, captured: bool = True) -> None:
         """One step of the sequences in the slots [start, end), the furthest of which computes `longest`.
@@ -120,7 +124,7 @@ class ModelRunner:
             if graphs is not None and captured and graphs.fits(chunks):
                 record, packed = graphs(chunks, rows, self._candidates)
             else:
-                shape = shape_of(chunks, self._codebooks, rows.shape[1])
+                shape = shape_of(chunks, self._codebooks, rows.shape[1], self._voice_words)
                 words = pack(chunks, rows, shape, self._cache.block_size)
                 spans = spans_of(chunks)
                 record, packed = self._prefill(self._upload(words), shape, spans, self._candidates)
@@ -136,7 +140,9 @@ class ModelRunner:
     def set_sampling(self, running: Rows[Sequence]) -> None:
         """Choose the sampler's work for a new batch."""
         size = self._codebook_size
-        self._penalises = any(sequence.sampling.repetition_penalty not in (None, 1) for sequence in running)
+        self._penalises = self._always_penalises or any(
+            sequence.sampling.repetition_penalty not in (None, 1) for sequence in running
+        )
         if self._ranks_few:
             draws = (Draw.of(sequence.sampling, size) for sequence in running)
             self._candidates = most_candidates(draws, size)

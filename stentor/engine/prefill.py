@@ -3,12 +3,14 @@
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stentor.engine.arrays import Values
+from stentor.engine.model import NestedLM
 from stentor.engine.scheduler import Chunk
 from stentor.engine.state import BatchState
 from stentor.engine.step import Forward
@@ -22,17 +24,20 @@ _PREFILL_STEP = 64
 
 @dataclass(frozen=True)
 class PrefillShape:
-    """The fixed sizes of a prefill: positions, sequences, blocks of the longest, words of a state's row."""
+    """The fixed sizes of a prefill: positions, sequences, blocks of the longest, words of a row of state and
+    of a voice.
+    """
 
     tokens: int
     sequences: int
     blocks: int
     codebooks: int
     row_words: int
+    voice_words: int = 0
 
     @property
     def sizes(self) -> list[int]:
-        """Of the parts of the upload: rows, positions, slots, tables, starts, contexts, ends, new rows."""
+        """Of the upload's parts: rows, positions, slots, tables, starts, contexts, ends, new rows, voices."""
         tokens, sequences = self.tokens, self.sequences
         return [
             tokens * (1 + self.codebooks),
@@ -43,10 +48,11 @@ class PrefillShape:
             sequences,
             sequences,
             sequences * self.row_words,
+            sequences * self.voice_words,
         ]
 
 
-def shape_of(chunks: Rows[Chunk], codebooks: int, row_words: int) -> PrefillShape:
+def shape_of(chunks: Rows[Chunk], codebooks: int, row_words: int, voice_words: int = 0) -> PrefillShape:
     """The sizes that just hold the chunks."""
     tokens = sum(chunk.end - chunk.start for chunk in chunks)
     return PrefillShape(
@@ -55,6 +61,7 @@ def shape_of(chunks: Rows[Chunk], codebooks: int, row_words: int) -> PrefillShap
         max(len(chunk.sequence.blocks) for chunk in chunks),
         codebooks,
         row_words,
+        voice_words,
     )
 
 
@@ -65,8 +72,8 @@ def pack(chunks: Rows[Chunk], rows: Array, shape: PrefillShape, block_size: int)
     """
     upload = np.zeros(sum(shape.sizes), np.int64)
     parts = np.split(upload, list(accumulate(shape.sizes))[:-1])
-    prompt, positions, slots, tables, starts, contexts, ends, new_rows = parts
-    prompt = prompt.reshape(shape.tokens, -1)
+    prompt, positions, slots, tables, starts, contexts, ends, new_rows, voices = parts
+    prompt, voices = prompt.reshape(shape.tokens, -1), voices.reshape(shape.sequences, -1)
     tables = tables.reshape(shape.sequences, -1)
     start = 0
     for number, chunk in enumerate(chunks):
@@ -79,6 +86,8 @@ def pack(chunks: Rows[Chunk], rows: Array, shape: PrefillShape, block_size: int)
         starts[number + 1 :] = end
         contexts[number] = chunk.end
         ends[number] = end - 1
+        if chunk.sequence.voice is not None:
+            voices[number] = chunk.sequence.voice.view(np.int64)
         start = end
     new_rows.reshape(shape.sequences, -1)[:] = rows
     return upload
@@ -96,12 +105,20 @@ class Prefill(Forward):
         A sequence whose row is idle, because its prompt goes on, or because it only pads, reads -1. The
         `spans` are for backends that loop over them; no other looks at the host.
         """
-        prompt, positions, slots, tables, starts, contexts, ends, new_rows = torch.split(upload, shape.sizes)
+        parts = torch.split(upload, shape.sizes)
+        prompt, positions, slots, tables, starts, contexts, ends, new_rows, voices = parts
         prompt, tables = prompt.view(shape.tokens, -1), tables.view(shape.sequences, -1)
         batch = PrefillBatch(
             positions, slots, tables, starts.int(), contexts.int(), spans, token_ids=prompt[:, 0]
         )
-        hidden = self._forward(self._model.embed_prompt(prompt), batch)
+        if shape.voice_words:
+            vectors = voices.view(torch.float32).view(shape.sequences, -1)
+            owner = torch.bucketize(torch.arange(shape.tokens, device=starts.device), starts[1:], right=True)
+            own = vectors[owner.clamp(max=shape.sequences - 1)]
+            embedded = cast(NestedLM, self._model).embed_prompt(prompt, own)
+        else:
+            embedded = self._model.embed_prompt(prompt)
+        hidden = self._forward(embedded, batch)
         state = BatchState.over(new_rows.view(shape.sequences, -1), shape.codebooks)
         return self._draw(hidden.index_select(0, ends), state, candidates), state.packed
 

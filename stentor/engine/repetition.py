@@ -21,13 +21,14 @@ def penalise(logits: Tensor, state: BatchState, shape: LMShape) -> Tensor:
     nothing for it.
 
     Args:
-        logits: [batch, num_codebooks, codebook_size].
+        logits: [batch, codebooks, codebook_size], of the first ones at the least.
         state: the batch's rows, at least one of which each sequence has drawn; tensors.
 
     Returns:
         float32, of the same shape.
     """
     recent, ages = _remember(state, shape)
+    recent = recent[..., : logits.shape[1]]
     codes = torch.where((ages < state.step[:, None])[..., None], recent, shape.begin_code).transpose(1, 2)
     said = torch.zeros_like(logits, dtype=torch.bool).scatter_(2, codes, True)
     for code in (shape.begin_code, shape.end_code):

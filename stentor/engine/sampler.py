@@ -65,28 +65,28 @@ def most_candidates(draws: Iterable[Draw], codebook_size: int) -> int:
     return max(wanted, default=1)
 
 
-def sample(logits: Tensor, state: BatchState, candidates: int) -> Values:
-    """Draw one code per codebook.
+def sample(logits: Tensor, state: BatchState, candidates: int, first: int = 0) -> Values:
+    """Draw one code per codebook, from that of number `first` on.
 
     In this order: temperature, the top_k best codes (of equal ones the lower), the smallest set of the
     renormalised rest that reaches top_p, then Gumbel-max with the noise of
     (seed, step * num_codebooks + codebook, code). What a row draws does not depend on `candidates`.
 
     Args:
-        logits: [batch, num_codebooks, codebook_size], float32 or bfloat16.
+        logits: [batch, codebooks, codebook_size], float32 or bfloat16.
         state: the batch's rows; arrays let all but the ranking run on arrays.
         candidates: `most_candidates` of the rows.
 
     Returns:
-        int64 [batch, num_codebooks], of the state's kind.
+        int64 [batch, codebooks], of the state's kind.
     """
     if candidates == 1:
         return _like(logits.argmax(-1), state)
     temperature, top_k, top_p = (
         values[:, None, None] for values in (state.temperature, state.top_k, state.top_p)
     )
-    codebook = count(logits.shape[1], state.step, "int32")[:, None]
-    position = cast(state.step, "int32")[:, None, None] * logits.shape[1] + codebook
+    codebook = first + count(logits.shape[1], state.step, "int32")[:, None]
+    position = cast(state.step, "int32")[:, None, None] * state.last_rows.shape[1] + codebook
     key = state.noise_key[:, None, None]
     if candidates == 0:
         codes = count(logits.shape[2], state.step, "int32")
@@ -103,30 +103,36 @@ def sample(logits: Tensor, state: BatchState, candidates: int) -> Values:
 
 
 def advance(logits: Tensor, state: BatchState, shape: LMShape, candidates: int) -> Values:
-    """Draw the next row of each sequence, move its state on, and report.
+    """Draw the next row of each sequence by its scores, move its state on, and report: see `move`."""
+    codes = sample(logits, state, candidates)
+    if shape.redraw is not None:
+        codes = redraw(codes, _like(logits.float(), state), state, shape)
+    return move(codes, state, shape)
+
+
+def move(codes: Values, state: BatchState, shape: LMShape) -> Values:
+    """Take the codes drawn, int64 [batch, num_codebooks], as next rows, move each state on, and report.
 
     While the pattern opens (the first num_codebooks rows) codebook c begins c rows late and an end code is
     not heeded; the end code on codebook 0 starts a wind-down of num_codebooks - 2 rows, in which the end
     codes of training stand on the codebooks that have ended; the row that completes the last frame ends it.
+    Without a delay (`LMShape.nested`) the pattern is open after one row, and the end code ends at once.
 
     Returns:
         int64 [batch, num_codebooks + 1], of the state's kind: the row and the status after it. Rows of ended
         or idle sequences are frozen and read -1.
     """
-    codes = sample(logits, state, candidates)
-    if shape.redraw is not None:
-        codes = redraw(codes, _like(logits.float(), state), state, shape)
     num_codebooks, array_library = shape.num_codebooks, library(codes)
-    codebook = count(num_codebooks, codes)
-    opening = state.ramp < num_codebooks
+    lag = count(num_codebooks, codes) * (not shape.nested)
+    opening = state.ramp < shape.span
     closing = ~opening & (state.countdown >= 0)
-    codes = fill(codes, opening[:, None] & (codebook > state.ramp[:, None]), shape.begin_code)
+    codes = fill(codes, opening[:, None] & (lag > state.ramp[:, None]), shape.begin_code)
     ended_codebooks = num_codebooks - 1 - state.countdown
-    codes = fill(codes, closing[:, None] & (codebook <= ended_codebooks[:, None]), shape.end_code)
+    codes = fill(codes, closing[:, None] & (lag <= ended_codebooks[:, None]), shape.end_code)
     ends = ~(opening | closing) & (codes[:, 0] == shape.end_code)
 
     countdown = array_library.where(closing, state.countdown - 1, state.countdown)
-    countdown = fill(countdown, ends, num_codebooks - 2)
+    countdown = fill(countdown, ends, max(shape.span - 2, 0))
     step = state.step + 1
     status = fill(state.status, (step >= state.guard_rows) & (countdown < 0), Status.RUNAWAY)
     status = fill(status, step >= state.max_rows, Status.LENGTH)
@@ -163,8 +169,9 @@ Advance = Callable[[Tensor, BatchState, LMShape, int], Values]
 
 
 def choose_advance(kernels: str, device: torch.device, shape: LMShape) -> Advance:
-    """The form of `advance` that the setting `kernels` means on `device`; one launch cannot draw again."""
-    return fused_advance if fuses(kernels, device) and shape.redraw is None else advance
+    """The form of `advance` that the setting `kernels` means on `device`; one launch draws once and all."""
+    apart = shape.redraw is not None or shape.nested
+    return fused_advance if fuses(kernels, device) and not apart else advance
 
 
 def _like(values: Tensor, state: BatchState) -> Values:

@@ -16,7 +16,8 @@ class Sequence:
     `prompt` is int32 [num_tokens, 1 + num_codebooks]: a text id and zeros, or -1 and a row of codes,
     mostly the reference's. It says all that the model sees, so equal prefixes of it are equal prefixes of the
     cache, and two voices never share one. `max_rows` bounds the rows by the request's limit, `guard_rows` by
-    the length of its text (None: no guard).
+    the length of its text (None: no guard). `nested` says that a row is a frame; `voice` is the vector that a
+    prompt with a `VOICE_ROW` holds there, float32.
     """
 
     id: str
@@ -24,6 +25,8 @@ class Sequence:
     sampling: SamplingParams
     max_rows: int
     guard_rows: int | None = None
+    nested: bool = False
+    voice: Array | None = None
     arrival: int = 0
     blocks: list[int] = field(default_factory=list)
     num_cached: int = 0
@@ -44,8 +47,8 @@ class Sequence:
         """Positions whose keys and values are, or are about to be, in the cache."""
         return len(self.prompt) + max(0, self.num_rows - 1)
 
-    def append(self, row: Array) -> Array:
-        """Take the next delayed row; give the frames that it completes, uint16 [0 or 1, num_codebooks].
+    def append(self, row: Array, ends: bool = False) -> Array:
+        """Take the next row; give the frames that it completes, uint16 [0 or 1, num_codebooks].
 
         Frame f is the diagonal of rows f .. f + num_codebooks - 1. Frames after the end of content never
         complete, because the state machine stops with the row that completes the last one.
@@ -53,6 +56,8 @@ class Sequence:
         num_codebooks = self.rows.shape[1]
         self.rows[self.num_rows] = row
         self.num_rows += 1
+        if self.nested:  # and the row that ends it says nothing else
+            return self.rows[self.num_rows - (not ends) : self.num_rows]
         first = self.num_rows - num_codebooks
         if first < 0:
             return self.rows[:0]

@@ -1,12 +1,15 @@
 """One decode step of the whole batch: a fixed sequence of operations on buffers that never move."""
 
+import math
+from typing import cast
+
 import torch
 from torch import Tensor
 
 from stentor.engine import sampler
 from stentor.engine.arrays import Values
 from stentor.engine.kv_cache import KVCache
-from stentor.engine.model import SpeechLM
+from stentor.engine.model import NestedLM, SpeechLM
 from stentor.engine.repetition import penalise
 from stentor.engine.sampler import Advance
 from stentor.engine.state import BatchState
@@ -37,7 +40,23 @@ class Forward:
         if penalises:
             logits = penalise(logits, state, self._model.shape)
         rows = state.arrays if self._on_arrays else state
+        if self._model.shape.nested:
+            return self._draw_frames(hidden, logits, rows, state, candidates)
         return self._advance(logits, rows, self._model.shape, candidates)
+
+    def _draw_frames(
+        self, hidden: Tensor, logits: Tensor, rows: BatchState, state: BatchState, candidates: int
+    ) -> Values:
+        model, shape = cast(NestedLM, self._model), self._model.shape
+
+        def draw(scores: Tensor, codebook: int) -> Tensor:
+            drawn = sampler.sample(scores, rows, candidates, codebook)
+            return torch.as_tensor(drawn)[:, 0]
+
+        early = state.step[:, None] < shape.fewest_rows
+        logits[..., shape.end_code].masked_fill_(early, -math.inf)
+        codes = model.frame(hidden, draw(logits, 0), draw, self._attention)
+        return sampler.move(codes.numpy() if self._on_arrays else codes, rows, shape)
 
 
 class DecodeStep(Forward):

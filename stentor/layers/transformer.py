@@ -1,5 +1,6 @@
-"""The pre-norm decoder block of the Qwen3 family, its projections fused into as few kernels as possible."""
+"""The pre-norm decoder block of language models, its projections fused into as few kernels as possible."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +30,12 @@ class BlockWeights:
 
 
 class DecoderBlock:
-    """Attention and SwiGLU, each behind an RMSNorm and inside a residual (Qwen3, arXiv:2505.09388)."""
+    """Attention and SwiGLU, each behind an RMSNorm and inside a residual (arXiv:2505.09388)."""
 
     def __init__(self, weights: BlockWeights) -> None:
         self._weights = weights
 
-    def __call__(self, x: Tensor, attend: "Attend", layer: int) -> Tensor:
+    def __call__(self, x: Tensor, attend: Callable[[Tensor, Norm | None, int], Tensor], layer: int) -> Tensor:
         """One block over `x` [num_tokens, hidden_size]; keys and values go to `layer` of the cache."""
         weights = self._weights
         x = weights.output(attend(weights.qkv(x), weights.qk_norm, layer), x)

@@ -15,7 +15,7 @@ BUILT_IN = "stentor-tiny"
 
 _BUILT_IN_FOLDER = Path(__file__).parents[1] / "checkpoints" / "stentor_tiny"
 # The files of a checkpoint; whatever else lies in a repository is not fetched.
-_HUB_FILES = ["*.json", "*.safetensors", "voices/*"]
+_HUB_FILES = ["*.json", "*.safetensors", "merges.txt", "voices/*"]
 # The same weights once more, as some repositories have them.
 _NOT_FETCHED = ["*.fp32*"]
 # model_type of config.json -> where its SpeechModel is. Imported when it is asked for, not before.
@@ -23,6 +23,7 @@ _MODELS = {
     "higgs_multimodal_qwen3": "stentor.models.higgs_audio_v3.spec:HiggsAudioV3",
     "higgs_audio": "stentor.models.higgs_audio_v2.spec:HiggsAudioV2",
     "higgs_audio_v2": "stentor.models.higgs_audio_v2.spec:HiggsAudioV2",
+    "qwen3_tts": "stentor.models.qwen3_tts.spec:QwenTTS",
 }
 # The same for what writes down what a reference says: a class that is given folder and device.
 _RECOGNISERS = {"whisper": "stentor.models.whisper.recogniser:Whisper"}

@@ -16,7 +16,7 @@ class KeptVoice:
     A model without a `steady_voice` takes another for each prompt without a reference, whatever the seed. So
     what such requests said so far is the reference of those that come after, until `_ENOUGH_S` are kept or a
     further one would be over `longest_s`, or half of the context. Where codes mean nothing elsewhere
-    (`ModelInfo.codec` is empty) none are kept.
+    (`ModelInfo.codec` is empty), or the model clones no voices, none are kept.
     """
 
     def __init__(self, info: ModelInfo, longest_s: float) -> None:
@@ -26,7 +26,7 @@ class KeptVoice:
         self._enough = min(_ENOUGH_S * frames_per_s, self._longest)
         self._codes: list[Array] = []
         self._texts: list[str] = []
-        self._done = info.steady_voice or not info.codec
+        self._done = info.steady_voice or not (info.codec and info.clones)
         # Does nothing that is still to be heard count, to the request that was dressed last?
         self.settled = self._done
 

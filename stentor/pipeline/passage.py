@@ -141,9 +141,12 @@ def speak(submit: Submit, request: SpeechRequest, info: ModelInfo, voice: KeptVo
     ID/2 and so on.
 
     Raises:
-        RequestError: an unknown tag, wherever in the text: nothing is said of it then.
+        RequestError: an unknown tag, wherever in the text: nothing is said of it then; or a voice to clone,
+            for a model that clones none.
         StentorError: what `Pipeline.submit` raises.
     """
+    if request.reference is not None and request.reference.speaker is None:
+        info.require_cloning()
     max_chars = info.max_prompt_chars or _most_chars(request.text, info)
     if max_chars is None or request.sampling.max_new_tokens is not None:
         return submit(request)

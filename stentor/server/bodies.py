@@ -85,7 +85,9 @@ class SpeechBody(Strict):
         Field(description="Short for `references[0].audio_path`; a list of one is as good."),
     ] = None
     ref_text: Annotated[str | list[str] | None, Field(description="Short for `references[0].text`.")] = None
-    max_new_tokens: Annotated[int | None, Field(description="Rows of codes (40 ms each), at most.")] = None
+    max_new_tokens: Annotated[
+        int | None, Field(description="Rows of codes (40 ms each, of some models 80), at most.")
+    ] = None
     temperature: Annotated[float | None, Field(description="0 is greedy; null is the checkpoint's.")] = None
     top_p: Annotated[float | None, Field(description="Share of the probability drawn from.")] = None
     top_k: Annotated[int | None, Field(description="Number of candidates drawn from; 0 is all.")] = None
@@ -109,7 +111,7 @@ class SpeechBody(Strict):
         Field(description="A hint of other models: the voice is what `voice` or the reference says."),
     ] = None
     language: Annotated[
-        str | None, Field(description="A hint of other models: the language is heard from the text.")
+        str | None, Field(description="The text's: a name, a code or a tag; some models hear it in the text.")
     ] = None
     extra_params: Annotated[
         dict[str, Any] | None, Field(description="More of these fields, as if they stood outside.")

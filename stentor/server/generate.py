@@ -23,7 +23,9 @@ class GenerateBody(Strict):
     text: Annotated[str, Field(description="The text; `[SPEAKER0]` lines where the model knows speakers.")]
     system_prompt: Annotated[str | None, Field(description="The same as `instructions`.")] = None
     temperature: Annotated[float | None, Field(description="0 is greedy; null is the checkpoint's.")] = None
-    max_tokens: Annotated[int | None, Field(description="Rows of codes (40 ms each), at most.")] = None
+    max_tokens: Annotated[
+        int | None, Field(description="Rows of codes (40 ms each, of some models 80), at most.")
+    ] = None
     reference_audio_base64: Annotated[str | None, Field(description="A recording of the voice.")] = None
     reference_text: Annotated[str | None, Field(description="What the recording says.")] = None
     seed: Annotated[int | None, Field(description="The same seed gives the same speech.")] = None

@@ -118,6 +118,7 @@ class Reader:
             check_tags=body.check_tags is not False,
             stream=delivery is not Delivery.FILE,
             initial_chunk_frames=body.initial_codec_chunk_frames or None,
+            language=body.language or None,
         )
         shape = Shape(
             speed=1.0 if body.speed is None else body.speed,

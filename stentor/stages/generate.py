@@ -1,5 +1,6 @@
 """The stage that turns prompts into frames: one engine, one frame per sequence and step."""
 
+import hashlib
 from itertools import accumulate
 
 import numpy as np
@@ -8,7 +9,7 @@ from stentor.engine.engine import Engine
 from stentor.engine.model import LMShape
 from stentor.engine.sequence import Output, Sequence, delay
 from stentor.errors import RequestError, to_failure
-from stentor.request import BEGIN_ROW, END_ROW, Array, Frames, Prompt
+from stentor.request import BEGIN_ROW, END_ROW, VOICE_ROW, Array, Frames, Prompt
 from stentor.stages.base import Payload
 
 
@@ -68,7 +69,9 @@ class GenerateStage:
                 "reference, or lower max_new_tokens",
                 param="max_new_tokens",
             )
-        return Sequence(request_id, matrix, prompt.sampling, max_rows, prompt.max_rows)
+        return Sequence(
+            request_id, matrix, prompt.sampling, max_rows, prompt.max_rows, self._shape.nested, prompt.voice
+        )
 
     def _payload(self, output: Output, codes: Array) -> Payload:
         sequence, reason = output.sequence, output.finish_reason
@@ -90,9 +93,14 @@ def prompt_matrix(prompt: Prompt, shape: LMShape) -> Array:
     text[:, 0] = np.maximum(prompt.token_ids, -1)
     text[prompt.token_ids == BEGIN_ROW, 1:] = shape.begin_code
     text[prompt.token_ids == END_ROW, 1:] = shape.end_code
-    if prompt.reference_codes is None:
+    if prompt.voice is not None:
+        # What is told apart by its prompt alone must not find another voice's keys and values.
+        name = hashlib.shake_128(prompt.voice.tobytes()).digest(4 * shape.num_codebooks)
+        text[prompt.token_ids == VOICE_ROW] = (VOICE_ROW, *np.frombuffer(name, np.int32))
+    if prompt.reference_codes is None or prompt.reference_start < 0:
         return text
-    rows = delay(prompt.reference_codes, shape.begin_code, shape.end_code)
+    codes = prompt.reference_codes
+    rows = codes if shape.nested else delay(codes, shape.begin_code, shape.end_code)
     reference = np.concatenate((np.full((len(rows), 1), -1, dtype=np.int32), rows), axis=1)
     start = prompt.reference_start
     return np.concatenate((text[:start], reference, text[start:])).astype(np.int32)

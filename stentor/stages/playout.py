@@ -18,12 +18,13 @@ _FILE_PATIENCE_S = 1.0
 
 @dataclass(frozen=True)
 class ChunkRules:
-    """What all streams share: `context_frames` on either side of a chunk make its samples exact.
+    """What all streams share: `context_frames` before a chunk and `lookahead_frames` behind make it exact.
 
     A chunk for a listener is of `max_chunk_frames` at most, one of a file of `max_file_frames`, if any.
     """
 
     context_frames: int
+    lookahead_frames: int
     frame_s: float
     initial_frames: int
     max_chunk_frames: int
@@ -76,7 +77,7 @@ class Stream:
     @property
     def num_pending(self) -> int:
         """Frames whose samples are exact and not yet emitted: those with context, at the end all."""
-        exact = self.num_frames if self.ended else self.num_frames - self.rules.context_frames
+        exact = self.num_frames if self.ended else self.num_frames - self.rules.lookahead_frames
         return max(0, exact - self.num_emitted)
 
     @property
@@ -122,7 +123,7 @@ class Stream:
     def window(self, chunk: int) -> tuple[Array, int]:
         """The codes to decode for the next `chunk` frames, and how many of them are context before it."""
         start = max(0, self.num_emitted - self.rules.context_frames)
-        end = min(self.num_frames, self.num_emitted + chunk + self.rules.context_frames)
+        end = min(self.num_frames, self.num_emitted + chunk + self.rules.lookahead_frames)
         return self.codes()[start:end], self.num_emitted - start
 
     def codes(self) -> Array:

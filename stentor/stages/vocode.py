@@ -13,41 +13,52 @@ from stentor.request import Array, Audio, Frames
 from stentor.stages.base import Payload
 from stentor.stages.playout import ROUNDS_AHEAD, ChunkRules, Stream
 
+# So many frames of far context cost what a near one does (measured of the one codec that has any).
+_FAR_FRAMES = 64
 # Weight of the newest round in the running averages of decoding times.
 _NEWEST = 0.3
 
 
 class Vocoder(Protocol):
-    """What a model supplies: a decoder that is exact with `context_frames` of real context on either side.
+    """What a model supplies: a decoder that is exact with `context_frames` of real context before a chunk and
+    `lookahead_frames` behind it.
 
-    It takes windows of up to `longest_window` frames, if that is not None. If it `overlaps`, decoding goes on
+    Of the context before, `near_frames` cost what a chunk's own do, what is farther a little. It
+    takes windows of up to `longest_window` frames, if that is not None. If it `overlaps`, decoding goes on
     elsewhere behind `begin`, and the next round is begun before the last one is read.
     """
 
     sample_rate_hz: int
     samples_per_frame: int
     context_frames: int
+    lookahead_frames: int
+    near_frames: int
     num_codebooks: int
     codebook_size: int
     longest_window: int | None
     overlaps: bool
 
-    def begin(self, windows: Sequence[Array]) -> Callable[[], list[Array]]:
+    def begin(self, windows: Sequence[Array], skipped: Sequence[int]) -> Callable[[], list[Array]]:
         """Integers [frames, codebooks] to float32 [frames * samples_per_frame] each; edges count as ends.
 
-        Gives a function that waits for them.
+        Nobody hears the first `skipped` frames of a window: their samples may be left out. Gives a function
+        that waits for all.
         """
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one round does for one stream: `chunk` frames, behind `skipped` frames of context in `window`."""
+    """What one round does for one stream: `chunk` frames, behind `skipped` frames of context in `window`.
+
+    It `costs` what so many frames do.
+    """
 
     request_id: str
     stream: Stream
     chunk: int
     window: Array
     skipped: int
+    costs: int
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,13 @@ class VocodeStage:
         self._clock = clock
         frame_s = vocoder.samples_per_frame / vocoder.sample_rate_hz
         longest = vocoder.longest_window
-        most = None if longest is None else longest - 2 * vocoder.context_frames
+        most = None if longest is None else longest - vocoder.context_frames - vocoder.lookahead_frames
+        # What a chunk costs beside its own frames.
+        far = vocoder.context_frames - vocoder.near_frames
+        self._around = vocoder.near_frames + far // _FAR_FRAMES + vocoder.lookahead_frames
         self._rules = ChunkRules(
             vocoder.context_frames,
+            vocoder.lookahead_frames,
             frame_s,
             config.initial_chunk_frames,
             min(config.max_chunk_frames, most or config.max_chunk_frames),
@@ -150,7 +165,7 @@ class VocodeStage:
         pieces = self._choose(started_s)
         if not pieces:
             return None
-        read = self._vocoder.begin([piece.window for piece in pieces])
+        read = self._vocoder.begin([piece.window for piece in pieces], [piece.skipped for piece in pieces])
         for piece in pieces:
             piece.stream.in_flight = True
         return _Flight(pieces, read, started_s)
@@ -181,12 +196,14 @@ class VocodeStage:
         for _, request_id, stream, chunk in due:
             if not pieces:
                 room = self._room(now_s, for_listener=stream.request.stream)
-                chunk = min(chunk, max(1, room - 2 * self._rules.context_frames))
+                chunk = min(chunk, max(1, room - self._around))
             window, skipped = stream.window(chunk) if chunk else (stream.codes()[:0], 0)
-            if pieces and len(window) > room:
+            far = max(0, skipped - self._vocoder.near_frames)
+            costs = len(window) - far + far // _FAR_FRAMES
+            if pieces and costs > room:
                 break
-            pieces.append(_Piece(request_id, stream, chunk, window, skipped))
-            room -= len(window)
+            pieces.append(_Piece(request_id, stream, chunk, window, skipped, costs))
+            room -= costs
         return pieces
 
     def _room(self, now_s: float, *, for_listener: bool) -> int:
@@ -195,7 +212,7 @@ class VocodeStage:
         A round that begins with a file leaves that listener the time for a round of its own.
         """
         most = self._config.max_batch_frames
-        least = min(most, self._rules.max_chunk_frames + 2 * self._rules.context_frames)
+        least = min(most, self._rules.max_chunk_frames + self._around)
         dry_at_s = [stream.dry_at_s for stream in self._streams.values() if stream.dry_at_s is not None]
         if not dry_at_s or not self._decode_s_per_frame:
             return most
@@ -203,7 +220,7 @@ class VocodeStage:
         return max(least, min(most, int(time_s / self._decode_s_per_frame)))
 
     def _learn(self, pieces: Sequence[_Piece], seconds: float) -> None:
-        frames = sum(len(piece.window) for piece in pieces)
+        frames = sum(piece.costs for piece in pieces)
         if not frames:
             return
         newest = _NEWEST if self._decode_s_per_frame else 1.0
@@ -216,7 +233,8 @@ class VocodeStage:
     def _emit(self, piece: _Piece, waveform: Array, now_s: float) -> Payload:
         stream, size = piece.stream, self._vocoder.samples_per_frame
         self._underruns += stream.emitted(piece.chunk, now_s)
-        start = piece.skipped * size
+        # From the end: what was skipped may not be there.
+        start = len(waveform) - (len(piece.window) - piece.skipped) * size
         samples = waveform[start : start + piece.chunk * size]
         if not np.isfinite(samples).all():
             del self._streams[piece.request_id]

@@ -53,7 +53,7 @@ class VoiceStore:
     def __init__(self, info: ModelInfo, config: ReferenceConfig) -> None:
         """Raises CheckpointError if a voice of the checkpoint is damaged."""
         self.folder = Path(config.voices_folder).expanduser() if config.voices_folder else default_folder()
-        self._presets = Presets(info.checkpoint)
+        self._presets = Presets(info.checkpoint, info.speakers)
         self._info = info
         self._config = config
         self._shared = SharedFolder(self.folder, SUFFIX)
@@ -105,7 +105,7 @@ class VoiceStore:
         `about` may hold transcript, language, description, consent and duration_s.
 
         Raises:
-            RequestError: the name is taken or cannot be one, or there are too many voices.
+            RequestError: the name is taken or cannot be one, there are too many, or the model clones none.
         """
         made = Voice(new_id(), name, created_at=int(time.time()), codec=self._info.codec, **about)
         return self._insert(VoiceFile(made, check_codes(codes), recording))
@@ -156,11 +156,13 @@ class VoiceStore:
 
     def check_new(self, name: str, **about: str | None) -> None:
         """Refuse what `add` would refuse, before the work for it. Raises RequestError."""
+        self._info.require_cloning()
         self._check_about(about)
         self._check_room()
         self._check_free(Voice("", check_name(name)))
 
     def _insert(self, packed: VoiceFile) -> Voice:
+        self._info.require_cloning()
         recording = packed.recording if self._config.keep_recordings else None
         if recording is None and packed.voice.codec != self._info.codec:
             raise _foreign(packed.voice)
@@ -227,7 +229,8 @@ class VoiceStore:
 
     def _refresh(self) -> None:
         """Read what has come or changed in the folder; a file that cannot be read is logged once."""
-        if not self._shared.may_have_changed():
+        # Voices that could not be spoken would hide the model's own.
+        if not (self._info.clones and self._shared.may_have_changed()):
             return
         known = {}
         for voice_id, stamp in self._shared.scan().items():
@@ -279,7 +282,8 @@ class VoiceStore:
         shown = ", ".join(names[:_NAMED]) + (
             f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         )
-        advice = f"choose one of {shown}, or send references" if param else f"there are {shown}"
+        further = ", or send references" if self._info.clones else ""
+        advice = f"choose one of {shown}{further}" if param else f"there are {shown}"
         return NotFoundError(
             f"there is no voice {name[:100]!r}: {advice}", param=param, code="voice_not_found"
         )

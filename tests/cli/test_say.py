@@ -81,7 +81,7 @@ def test_every_option_of_the_http_body_is_an_option_here_and_in_python() -> None
     elsewhere = {
         *("model", "speaker", "input", "response_format", "stream", "stream_format", "references"),
         *("reference_codes", "ref_audio", "ref_text", "extra_params", "stage_params"),
-        *("non_streaming_mode", "task_type", "language"),
+        *("non_streaming_mode", "task_type"),
     }
     renamed = {"sample_rate": "sample_rate_hz", "initial_codec_chunk_frames": "initial_chunk_frames"}
     asked = set(SpeechBody.model_fields) - elsewhere

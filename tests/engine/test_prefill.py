@@ -26,7 +26,7 @@ def unpacked(shape: PrefillShape) -> list[np.ndarray]:
 def test_the_upload_holds_rows_places_tables_and_bounds() -> None:
     shape = shape_of(chunks(), 8, WORDS)
     assert (shape.tokens, shape.sequences, shape.blocks) == (64, 2, 3)
-    prompt, positions, slots, tables, starts, contexts, ends, new_rows = unpacked(shape)
+    prompt, positions, slots, tables, starts, contexts, ends, new_rows, _ = unpacked(shape)
     assert prompt.reshape(64, 9)[:, 0].tolist() == [5] * 24 + [6] * 7 + [0] * 33
     assert positions.tolist() == [*range(16, 40), *range(7)] + [0] * 33
     assert slots.tolist() == [*range(16, 32), *range(144, 152), *range(64, 71)] + [0] * 33
@@ -36,7 +36,7 @@ def test_the_upload_holds_rows_places_tables_and_bounds() -> None:
 
 
 def test_sequences_that_pad_a_graph_have_no_rows() -> None:
-    _, _, slots, tables, starts, contexts, ends, _ = unpacked(PrefillShape(128, 5, 4, 8, WORDS))
+    _, _, slots, tables, starts, contexts, ends, *_ = unpacked(PrefillShape(128, 5, 4, 8, WORDS))
     assert len(slots) == 128
     assert not slots[31:].any()
     assert not tables[8:].any()

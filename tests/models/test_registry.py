@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 import stentor
 from stentor.config import Config, override
 from stentor.errors import CheckpointError, ConfigError, NotFoundError
-from stentor.models.registry import BUILT_IN, model_for, recogniser_for, resolve
+from stentor.models.registry import _HUB_FILES, _NOT_FETCHED, BUILT_IN, model_for, recogniser_for, resolve
 from tests.checkpoints import make_checkpoint
 from tests.whisper import WINDOW_S, make_whisper
 
@@ -46,6 +47,12 @@ def test_a_hub_id_without_the_hub_is_an_error_that_says_so(name: str) -> None:
         ConfigError, match=r"no local folder, and (it is not in the hub's cache|that is no hub id)"
     ):
         resolve(name)
+
+
+def test_what_is_fetched_are_the_files_of_a_checkpoint() -> None:
+    wanted = ["config.json", "merges.txt", "speech_tokenizer/model.safetensors", "voices/rosa.npy"]
+    there = [*wanted, "README.md", "model.fp32.safetensors"]
+    assert [*filter_repo_objects(there, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_FETCHED)] == wanted
 
 
 def test_a_checkpoint_finds_its_model(tmp_path: Path) -> None:

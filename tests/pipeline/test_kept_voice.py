@@ -95,7 +95,7 @@ def test_a_reference_is_never_longer_than_it_may_be(longest_s: float, context: i
     assert voice.settled
 
 
-@pytest.mark.parametrize("fields", [{"codec": ""}, {"steady_voice": True}])
+@pytest.mark.parametrize("fields", [{"codec": ""}, {"steady_voice": True}, {"clones": False}])
 def test_a_model_that_has_a_voice_or_no_codes_of_use_keeps_none(fields: dict[str, Any]) -> None:
     voice = KeptVoice(structs.replace(INFO, **fields), 30.0)
     assert voice.settled

@@ -193,6 +193,20 @@ def test_what_needs_no_cut_is_a_request_as_it_is() -> None:
         assert house.requests == [asked]
 
 
+def test_a_model_that_clones_no_voices_says_what_to_do_instead() -> None:
+    for speakers, words in (("vivian", "ryan"), "choose one of vivian, ryan"), ((), "describe one in words"):
+        info = structs.replace(INFO, speakers=speakers, clones=False)
+        house = House()
+        for reference in (Reference(audio=b"x"), Reference(codes=np.ones((80, 8), int))):
+            with pytest.raises(RequestError, match=f"clones no voices: {words}"):
+                speak(
+                    house.submit, structs.replace(request(), reference=reference), info, KeptVoice(info, 30.0)
+                )
+        asked = structs.replace(request("Good morning, sir."), reference=Reference(speaker="ryan"))
+        speak(house.submit, asked, info, KeptVoice(info, 30.0))
+        assert house.requests == [asked]
+
+
 SENTENCE = "The old dog saw the small boat near the river, and then it went home. "
 
 

@@ -270,10 +270,11 @@ ASKED: dict[str, Any] = {
     "runaway_guard": False,
     "check_tags": False,
     "initial_codec_chunk_frames": 9,
+    "language": "English",
 }
 # What a reference says is asked for together with it; the served model has one name.
 WITH_OTHERS = {"input", "model", "reference_text", "ref_text", "extra_params", "stage_params"}
-HINTS = {"non_streaming_mode": True, "task_type": "Base", "language": "English"}
+HINTS = {"non_streaming_mode": True, "task_type": "Base"}
 
 
 def told(reader: Reader, **fields: Any) -> tuple[Any, ...]:

@@ -73,12 +73,13 @@ def endless(request: SpeechRequest) -> Iterator[Act]:
 def test_each_sentence_is_told_and_sounds_as_over_http(serve: Serve) -> None:
     running = serve(say(0.3))
     whole = running.speech(response_format="pcm").content
-    with session(running) as socket:
+    with session(running, language="de") as socket:
         for word in TEXT.split(" "):
             tell(socket, "input.text", text=word + " ")
         tell(socket, "input.done")
         messages = until(socket, "session.done")
     assert kinds(messages) == ["audio.start", "audio", "audio.done"] * 3 + ["session.done"]
+    assert [request.language for request in running.pipeline.requests] == [None, "de", "de", "de"]
     starts = [
         message for message in messages if isinstance(message, dict) and message["type"] == "audio.start"
     ]

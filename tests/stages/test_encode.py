@@ -186,6 +186,44 @@ def test_an_encoder_that_cannot_be_made_fails_who_needs_it() -> None:
     assert out["does not"].failure is None
 
 
+def test_a_voice_is_heard_once_in_a_recording_or_in_codes_alone(factory: Factory) -> None:
+    heard: list[tuple[int, int | None]] = []
+
+    def hear(codes: Array, waveform: Array | None) -> Array:
+        heard.append((len(codes), None if waveform is None else len(waveform)))
+        return np.full(4, codes[0, 0], np.float32)
+
+    stage = EncodeStage(factory, 10_000, make_voice_encoder=lambda: hear)
+    stored = np.full((3, 8), 7, np.uint16)
+    for _ in range(2):
+        given = prompt("stored")
+        stage.add(structs.replace(given, data=structs.replace(given.data, reference_codes=stored)))
+        for payload in (prompt("recorded", clip(5)), prompt("nobody")):
+            stage.add(payload)
+        out = prompts(drain(stage))
+        np.testing.assert_array_equal(out["recorded"].voice, np.full(4, codes_of(clip(5))[0, 0]))
+        np.testing.assert_array_equal(out["stored"].voice, np.full(4, 7))
+        np.testing.assert_array_equal(out["stored"].reference_codes, stored)
+        assert out["nobody"].voice is None
+    assert heard == [(3, None), (5, 50)]
+    assert stage.stats()["reference_cache_bytes"] == codes_of(clip(5)).nbytes + stored.nbytes + 2 * 16
+    for number in range(2):
+        given = prompt(str(number))
+        stage.add(
+            structs.replace(given, data=structs.replace(given.data, reference_codes=stored + 1 + number))
+        )
+    # One by one: together they would only hold up others.
+    assert [len(stage.step()) for _ in range(2)] == [1, 1]
+    given = prompt("a voice to be")
+    request = SpeechRequest("a voice to be", "hello", Reference(text="x"), enroll=True)
+    stage.add(
+        structs.replace(given, data=structs.replace(given.data, request=request, reference_codes=stored + 9))
+    )
+    assert len(stage.step()) == 1
+    assert len(heard) == 4
+    assert factory.made == 1
+
+
 def test_abort_forgets_the_prompt(stage: EncodeStage, factory: Factory) -> None:
     stage.add(prompt("a", clip(3)))
     stage.add(prompt("b"))

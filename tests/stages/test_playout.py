@@ -5,7 +5,9 @@ from stentor.request import SpeechRequest
 from stentor.stages.playout import ChunkRules, Stream
 
 FRAME_S = 0.04
-RULES = ChunkRules(context_frames=10, frame_s=FRAME_S, initial_frames=2, max_chunk_frames=50)
+RULES = ChunkRules(
+    context_frames=10, lookahead_frames=10, frame_s=FRAME_S, initial_frames=2, max_chunk_frames=50
+)
 
 
 def stream(*, streaming: bool = True, initial_frames: int | None = None) -> Stream:

@@ -30,7 +30,7 @@ class NeighbourVocoder:
 
     sample_rate_hz = RATE_HZ
     samples_per_frame = FRAME_SAMPLES
-    context_frames = CONTEXT
+    context_frames = lookahead_frames = near_frames = CONTEXT
     num_codebooks = 8
     codebook_size = 1024
     longest_window: int | None = None
@@ -44,7 +44,7 @@ class NeighbourVocoder:
         generator = np.random.default_rng(0)
         self.kernel = generator.standard_normal((2 * CONTEXT + 1, FRAME_SAMPLES)) / 10
 
-    def begin(self, windows: Sequence[Array]) -> Callable[[], list[Array]]:
+    def begin(self, windows: Sequence[Array], skipped: Sequence[int] = ()) -> Callable[[], list[Array]]:
         self.calls.append([len(window) for window in windows])
         assert all(len(window) <= (self.longest_window or 10**9) for window in windows)
         done_s = self.clock.now_s + self.seconds_per_frame * sum(map(len, windows))
@@ -66,6 +66,26 @@ class NeighbourVocoder:
         levels = np.pad(window.sum(axis=1) / 8192, CONTEXT)
         near = np.lib.stride_tricks.sliding_window_view(levels, 2 * CONTEXT + 1)
         return (near @ self.kernel).reshape(-1).astype(np.float32)
+
+
+class CausalVocoder(NeighbourVocoder):
+    """Looks back only, and leaves out what nobody hears."""
+
+    lookahead_frames, near_frames = 0, 3
+
+    def __init__(self, clock: Clock, seconds_per_frame: float = 0.0, overlaps: bool = False) -> None:
+        super().__init__(clock, seconds_per_frame, overlaps)
+        self.kernel[CONTEXT + 1 :] = 0
+
+    def begin(self, windows: Sequence[Array], skipped: Sequence[int] = ()) -> Callable[[], list[Array]]:
+        read, skipped = super().begin(windows), skipped or [0] * len(windows)
+        self.calls[-1] = [
+            len(window) - max(0, many - self.near_frames)
+            for window, many in zip(windows, skipped, strict=True)
+        ]
+        return lambda: [
+            waveform[many * FRAME_SAMPLES :] for waveform, many in zip(read(), skipped, strict=True)
+        ]
 
 
 @pytest.fixture
@@ -142,6 +162,7 @@ def sound(payloads: Sequence[Payload]) -> Array:
     delays_s=st.lists(st.sampled_from([0.0, 0.01, 0.04, 0.5]), min_size=31, max_size=31),
     streaming=st.booleans(),
     overlaps=st.booleans(),
+    kind=st.sampled_from([NeighbourVocoder, CausalVocoder]),
     longest=st.sampled_from([None, 24, 70]),
     config=st.builds(
         VocoderConfig,
@@ -156,11 +177,12 @@ def test_streaming_equals_offline(
     delays_s: list[float],
     streaming: bool,
     overlaps: bool,
+    kind: type[NeighbourVocoder],
     longest: int | None,
     config: VocoderConfig,
 ) -> None:
     clock = Clock()
-    vocoder = NeighbourVocoder(clock, seconds_per_frame=0.001, overlaps=overlaps)
+    vocoder = kind(clock, seconds_per_frame=0.001, overlaps=overlaps)
     vocoder.longest_window = longest
     stage = VocodeStage(vocoder, config, clock)
     all_codes = codes(frames)
@@ -175,8 +197,9 @@ def test_streaming_equals_offline(
     np.testing.assert_allclose(sound(out), expected, rtol=0, atol=1e-6)
 
 
-def test_the_law_fails_with_less_context(clock: Clock) -> None:
-    vocoder = NeighbourVocoder(clock)
+@pytest.mark.parametrize("kind", [NeighbourVocoder, CausalVocoder])
+def test_the_law_fails_with_less_context(clock: Clock, kind: type[NeighbourVocoder]) -> None:
+    vocoder = kind(clock)
     vocoder.context_frames = CONTEXT - 1
     out = run(VocodeStage(vocoder, VocoderConfig(), clock), pieces(request(), codes(100), [1] * 100))
     assert np.abs(sound(out) - vocoder.decode([codes(100)])[0]).max() > 1e-3
@@ -196,6 +219,14 @@ def test_the_first_chunk_comes_as_soon_as_it_is_exact(
     assert len(sound(out)) == first * FRAME_SAMPLES
 
 
+def test_a_causal_vocoder_s_first_chunk_comes_when_its_frames_are_there(clock: Clock) -> None:
+    stage = VocodeStage(CausalVocoder(clock), VocoderConfig(), clock)
+    stage.add(Payload("a", Frames(codes(1), request())))
+    assert drain(stage) == []
+    stage.add(Payload("a", Frames(codes(1))))
+    assert len(sound(drain(stage))) == 2 * FRAME_SAMPLES
+
+
 def test_a_request_that_does_not_stream_is_decoded_in_one_go_when_it_has_ended(
     stage: VocodeStage, vocoder: NeighbourVocoder
 ) -> None:
@@ -208,13 +239,15 @@ def test_a_request_that_does_not_stream_is_decoded_in_one_go_when_it_has_ended(
     assert vocoder.calls == [[300]]
 
 
-def test_no_round_decodes_more_than_the_limit(vocoder: NeighbourVocoder, clock: Clock) -> None:
+@pytest.mark.parametrize("kind", [NeighbourVocoder, CausalVocoder])
+def test_no_round_decodes_more_than_the_limit(clock: Clock, kind: type[NeighbourVocoder]) -> None:
+    vocoder = kind(clock)
     stage = VocodeStage(vocoder, VocoderConfig(max_batch_frames=200), clock)
     for name in "abcdefgh":
         for payload in pieces(request(name, stream=name > "d"), codes(500), []):
             stage.add(payload)
     drain(stage)
-    assert max(map(sum, vocoder.calls)) <= 200
+    assert max(map(sum, vocoder.calls)) == 200
 
 
 def test_streams_in_step_are_decoded_as_one_batch_of_equal_windows(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from stentor.errors import CheckpointError
+from stentor.request import Reference
 from stentor.voices.presets import DEFAULT, OPENAI_VOICES, Presets
 
 
@@ -47,6 +48,22 @@ def test_a_voice_of_the_checkpoint_wins_over_an_openai_name(checkpoint: Path) ->
     presets = Presets(checkpoint)
     assert presets.find("alloy") == "alloy"
     assert presets["alloy"] is not None
+
+
+def test_speakers_of_the_model_are_voices_in_any_case_and_openais_names_mean_them_in_turn(
+    checkpoint: Path,
+) -> None:
+    presets = Presets(checkpoint, ("vivian", "uncle_fu"))
+    assert presets.names() == ("default", "vivian", "uncle_fu", "carl", "rosa")
+    assert [presets.find(name) for name in ("Uncle_Fu", "VIVIAN", "Rosa", "rosa")] == [
+        *("uncle_fu", "vivian", None, "rosa")
+    ]
+    assert presets["vivian"] == Reference(speaker="vivian")
+    assert [presets.find(name) for name in OPENAI_VOICES[:3]] == ["vivian", "uncle_fu", "vivian"]
+    assert presets[DEFAULT] is None
+    (checkpoint / "voices" / "aliases.json").write_text('{"ash": "carl"}')
+    presets = Presets(checkpoint, ("vivian", "uncle_fu"))
+    assert [presets.find(name) for name in OPENAI_VOICES[:3]] == ["vivian", "carl", "vivian"]
 
 
 @pytest.mark.parametrize(

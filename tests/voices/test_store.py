@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from stentor.config import ReferenceConfig
 from stentor.errors import ForbiddenError, NotFoundError, RequestError, TooLargeError
-from stentor.request import Audio, ModelInfo, SamplingParams
-from stentor.voices import DEFAULT, OPENAI_VOICES, VoiceStore, folder
+from stentor.request import Audio, ModelInfo, Reference, SamplingParams
+from stentor.voices import DEFAULT, OPENAI_VOICES, Voice, VoiceStore, folder
 from stentor.voices.store import default_folder
 
 CODES = np.arange(80, dtype=np.uint16).reshape(10, 8)
@@ -102,6 +103,26 @@ def test_all_names_of_openai_resolve_and_a_user_may_take_one(open_store: Open) -
     store.add("alloy", CODES)
     assert store.get("alloy") is not None
     assert all(store.get(name) is None for name in OPENAI_VOICES[1:])
+
+
+def test_speakers_of_the_model_are_voices_and_where_it_clones_none_nobody_adds_any(
+    open_store: Open, checkpoint: Path
+) -> None:
+    file = open_store()
+    exported = file.read(file.add("Rosa", CODES, b"fLaC").id).pack()
+    # What users made for another model hides none of this one's.
+    for name in ("vivian", "alloy"):
+        file.add(name, CODES)
+    own = structs.replace(info(checkpoint), speakers=("vivian",), clones=False)
+    store = VoiceStore(own, ReferenceConfig(voices_folder=str(file.folder)))
+    assert store.names() == (DEFAULT, "vivian", "carl")
+    assert store.get("Vivian") == store.get("alloy") == Reference(speaker="vivian")
+    assert store.about("Vivian") == Voice("vivian", "vivian", preset=True)
+    with pytest.raises(NotFoundError, match=r"one of default, vivian, carl$"):
+        store.get("nobody")
+    for adding in (lambda: store.check_new("Otto"), lambda: store.add_file(exported)):
+        with pytest.raises(RequestError, match="clones no voices: choose one of vivian"):
+            adding()
 
 
 def test_an_unknown_voice_is_not_found_and_the_known_ones_are_named(open_store: Open) -> None:

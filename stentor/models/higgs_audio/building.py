@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
-from stentor.models.higgs_audio.limits import Limits
+from stentor.models.higgs_audio.limits import CodecShape, Limits
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.inventory import expected_shapes
 from stentor.request import SamplingParams
@@ -42,16 +42,17 @@ def chain(builders: "dict[str, Callable[..., Stage]]", checkpoint: Path, config:
 
 def preprocess_stage(
     make: Callable[[Limits], Preprocessor],
-    codec: CodecConfig,
+    codec: CodecShape,
     most_positions: int,
     sampling: SamplingParams,
     config: Config,
     recogniser: Recogniser | None,
+    kind: type[Limits] = Limits,
 ) -> Stage:
     """The stage that reads requests, for a model of `most_positions` with these defaults; needs no torch,
     unless to transcribe.
     """
-    limits = Limits(
+    limits = kind(
         codec=codec,
         context_limit=min(config.engine.max_context, most_positions),
         max_reference_s=config.reference.max_seconds,
@@ -73,8 +74,10 @@ def encode_stage(read_codec: "Callable[[], CodecWeights]", codec: CodecConfig, c
     return EncodeStage(make_encoder, config.reference.cache_bytes, codec.sample_rate_hz, codec.padded_length)
 
 
-def generate_stage(make_model: "MakeModel", codec: CodecConfig, config: Config) -> Stage:
-    """The stage that runs the language model; on a GPU it leaves the codec the memory that it will take."""
+def generate_stage(
+    make_model: "MakeModel", vocoder_bytes: "Callable[[torch.device], int]", config: Config
+) -> Stage:
+    """The stage that runs the language model; on a GPU it leaves the codec `vocoder_bytes` of it."""
     from stentor.engine.compilations import keep_in
 
     keep_in(config.model.cache_folder)
@@ -87,7 +90,7 @@ def generate_stage(make_model: "MakeModel", codec: CodecConfig, config: Config) 
     engine = config.engine
     scheme = choose_scheme(engine.quantization, device, dtype)
     model = make_model(dtype, device, choose_kernels(engine.kernels, device, scheme, engine.own_product_rows))
-    reserved_bytes = _vocoder_bytes(codec, config, device) if device.type == "cuda" else 0
+    reserved_bytes = vocoder_bytes(device) if device.type == "cuda" else 0
     return GenerateStage(Engine(model, engine, reserved_bytes), model.shape)
 
 
@@ -134,8 +137,8 @@ def _vocoder_dtype(config: Config, device: "torch.device") -> str:
     return "tfloat32" if device.type == "cuda" else "float32"
 
 
-def _vocoder_bytes(codec: CodecConfig, config: Config, device: "torch.device") -> int:
-    """What the vocoder takes of a GPU: its weights, and its largest round, padded."""
+def vocoder_bytes(codec: CodecConfig, config: Config, device: "torch.device") -> int:
+    """What the Higgs vocoder takes of a GPU: its weights, and its largest round, padded."""
     shapes, _ = expected_shapes(codec, frozenset())
     numbers = sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("acoustic_decoder"))
     dtype = _vocoder_dtype(config, device)

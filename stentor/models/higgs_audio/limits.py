@@ -3,14 +3,13 @@
 import math
 import secrets
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from stentor.errors import RequestError, TooLargeError
 from stentor.models.higgs_audio.length import longest_plausible_s
-from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.request import Array, Prompt, Reference, SamplingParams, SpeechRequest
 
 # Fresh seeds are short enough to be copied by hand.
@@ -27,6 +26,22 @@ class Sound(NamedTuple):
     num_frames: int = 0
 
 
+class CodecShape(Protocol):
+    """What must be known of a codec to count its frames."""
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+    @property
+    def samples_per_frame(self) -> int: ...
+    @property
+    def num_codebooks(self) -> int: ...
+    @property
+    def codebook_size(self) -> int: ...
+
+    def padded_length(self, num_samples: int) -> int:
+        """Samples of a clip once it is lengthened for encoding."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the preprocessor must know of the model and of the settings.
@@ -35,7 +50,7 @@ class Limits:
     take more positions than the setting lets it.
     """
 
-    codec: CodecConfig
+    codec: CodecShape
     context_limit: int
     max_reference_s: float
     sampling: SamplingParams
@@ -70,7 +85,8 @@ class Limits:
         if waveform is None:
             return Sound()
         waveform = self._lengthen(waveform)
-        return Sound(waveform, num_frames=len(waveform) // self.codec.samples_per_frame)
+        padded = self.codec.padded_length(len(waveform))
+        return Sound(waveform, num_frames=padded // self.codec.samples_per_frame)
 
     def prompt(
         self, request: SpeechRequest, token_ids: list[int], reference_start: int, sound: Sound

@@ -1,4 +1,4 @@
-"""Text to ids as a `tokenizer.json` has them, and none of its special tokens out of a user's text."""
+"""Text to ids as a tokenizer's files have them, and none of its special tokens out of a user's text."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -10,17 +10,26 @@ from stentor.models.fields import Fields
 from stentor.text.tags import split
 
 FILE = "tokenizer.json"
+VOCABULARY, MERGES, SETTINGS = "vocab.json", "merges.txt", "tokenizer_config.json"
+
+# How tokenizers that come as a vocabulary and its merges (Qwen2's) split a text before they look into these.
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 class TokenizerFile:
-    """A parsed `tokenizer.json`: cheap to look into, before any tokenizer is built from it.
+    """A parsed `tokenizer.json`, or what it would be: cheap to look into, before any tokenizer is built.
 
+    Without it, `vocab.json`, `merges.txt` and `tokenizer_config.json` say the same, as for a Qwen2Tokenizer.
     Special tokens are found by their names (`ids`), because their ids differ between checkpoints.
     """
 
     def __init__(self, folder: Path) -> None:
         """Raises CheckpointError: the file is absent or damaged."""
-        fields = Fields.read(folder / FILE)
+        apart = not (folder / FILE).exists() and (folder / VOCABULARY).exists()
+        fields = _read_apart(folder) if apart else Fields.read(folder / FILE)
         self.path = fields.path
         self.content: Mapping[str, Any] = fields.values
         try:
@@ -77,6 +86,34 @@ class TextTokenizer:
                 piece = piece.rstrip()
             ids += self._plain.encode(piece, add_special_tokens=False).ids
         return ids
+
+
+def _read_apart(folder: Path) -> Fields:
+    """What `tokenizer.json` would say."""
+    settings = Fields.read(folder / SETTINGS)
+    tokens = settings.get("added_tokens_decoder", dict)
+    try:
+        added = [{"id": int(id), **token} for id, token in tokens.items()]
+    except (TypeError, ValueError):
+        raise settings.error("damaged: 'added_tokens_decoder' must have tokens by their ids") from None
+    try:
+        merges = (folder / MERGES).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / MERGES}: cannot be read: {error}") from None
+    model = {
+        "type": "BPE",
+        "vocab": Fields.read(folder / VOCABULARY).values,
+        "merges": [line for line in merges if line and not line.startswith("#version")],
+    }
+    pieces = {"type": "Split", "pattern": {"Regex": _PIECES}, "behavior": "Isolated", "invert": False}
+    bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    content = {
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [pieces, bytewise]},
+        "model": model,
+    }
+    return Fields(settings.path, content)
 
 
 def _plain_tokenizer(file: TokenizerFile) -> Any:

@@ -2,15 +2,14 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stentor.engine.memory import one_out_of_memory
-from stentor.errors import OverloadedError
+from stentor.models.higgs_audio.encoding import within_memory
 from stentor.models.higgs_audio_codec.config import AcousticConfig, CodecConfig
 from stentor.models.higgs_audio_codec.convolution import (
     Convolution,
@@ -63,12 +62,7 @@ class CodecEncoder:
         (`CodecConfig.padded_length`). Not to each other's: a clip's codes depend on all of it, padding
         included. If memory runs out they are encoded one by one. Raises OverloadedError if one finds none.
         """
-        with suppress(torch.OutOfMemoryError), one_out_of_memory():
-            return self._encode(waveforms)
-        if len(waveforms) == 1:
-            seconds = len(waveforms[0]) / self._config.sample_rate_hz
-            raise OverloadedError(f"no memory for a reference of {seconds:.0f} s: shorten it, or try later")
-        return [codes for waveform in waveforms for codes in self.encode([waveform])]
+        return within_memory(self._encode, waveforms, self._config.sample_rate_hz)
 
     def _encode(self, waveforms: Sequence[Array]) -> list[Array]:
         lengths = {self._config.padded_length(len(waveform)) for waveform in waveforms}

@@ -59,7 +59,7 @@ class CodecVocoder:
         """
         self.sample_rate_hz = config.sample_rate_hz
         self.samples_per_frame = config.samples_per_frame
-        self.context_frames = config.context_frames
+        self.context_frames = self.lookahead_frames = self.near_frames = config.context_frames
         self.num_codebooks = config.num_codebooks
         self.codebook_size = config.codebook_size
         self.longest_window: int | None = None
@@ -72,7 +72,7 @@ class CodecVocoder:
         # The first decode of a process takes several times as long: let no listener wait for it.
         self.decode([np.zeros((self.context_frames + 2, self.num_codebooks), np.uint16)])
 
-    def begin(self, windows: Sequence[Array]) -> Callable[[], list[Array]]:
+    def begin(self, windows: Sequence[Array], skipped: Sequence[int] = ()) -> Callable[[], list[Array]]:
         """Start to decode integers [frames, codebooks], below `codebook_size`; gives a function that waits
         for it: float32 [frames * samples_per_frame] each, which may exceed 1 in magnitude.
         """

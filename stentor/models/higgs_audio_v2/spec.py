@@ -115,7 +115,8 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
             weights = open_weights(checkpoint, model)
         return V2LM(model, weights, dtype, device, kernels)
 
-    return building.generate_stage(make_model, _codec(checkpoint), config)
+    codec = _codec(checkpoint)
+    return building.generate_stage(make_model, partial(building.vocoder_bytes, codec, config), config)
 
 
 def build_vocode(checkpoint: Path, config: Config) -> Stage:

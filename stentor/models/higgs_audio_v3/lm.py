@@ -12,7 +12,8 @@ from stentor.layers.context import Batch
 from stentor.layers.kernels import Kernels
 from stentor.layers.linear import Norm
 from stentor.layers.rotary import RotaryTable
-from stentor.layers.transformer import Attend, BlockWeights, DecoderBlock, fuse
+from stentor.layers.transformer import Attend
+from stentor.models.higgs_audio.blocks import qwen3_block
 from stentor.models.higgs_audio_v3.config import V3Config
 
 Read = Callable[[str], Tensor]
@@ -54,7 +55,11 @@ class HiggsLM:
         self._code_embedding = load("tied.embedding.modality_embeddings.0.embedding.weight")
         head = self._code_embedding if config.tied_heads else load("tied.head.modality_heads.0.weight")
         self._head = self._kernels.head(head, Norm(load("body.norm.weight"), config.norm_eps))
-        self._blocks = [_block(config, load, layer, self._kernels) for layer in range(config.num_layers)]
+        heads = config.num_heads, config.num_kv_heads
+        self._blocks = [
+            qwen3_block(self._kernels, load, f"body.layers.{layer}.", *heads, config.norm_eps)
+            for layer in range(config.num_layers)
+        ]
         self._rotary = RotaryTable(config.head_dim, config.max_positions, config.rope_theta, dtype, device)
         self._offsets = torch.arange(config.num_codebooks, device=device) * config.codebook_size
 
@@ -78,26 +83,3 @@ class HiggsLM:
     def logits(self, hidden: Tensor) -> Tensor:
         """See `SpeechLM.logits`."""
         return self._head(hidden).view(len(hidden), self.shape.num_codebooks, self.shape.codebook_size)
-
-
-def _block(config: V3Config, load: Read, layer: int, kernels: Kernels) -> DecoderBlock:
-    def part(name: str) -> Tensor:
-        return load(f"body.layers.{layer}.{name}.weight")
-
-    def norm(name: str) -> Norm:
-        return Norm(part(name), config.norm_eps)
-
-    query_norm = part("self_attn.q_norm").expand(config.num_heads, -1)
-    key_norm = part("self_attn.k_norm").expand(config.num_kv_heads, -1)
-    weights = BlockWeights(
-        qkv=kernels.linear(
-            fuse(*(part(f"self_attn.{name}_proj") for name in "qkv")), norm("input_layernorm")
-        ),
-        qk_norm=Norm(fuse(query_norm, key_norm), config.norm_eps),
-        output=kernels.residual(part("self_attn.o_proj")),
-        gated=kernels.gated(
-            fuse(part("mlp.gate_proj"), part("mlp.up_proj")), norm("post_attention_layernorm")
-        ),
-        down=kernels.residual(part("mlp.down_proj")),
-    )
-    return DecoderBlock(weights)

@@ -114,7 +114,8 @@ def build_generate(checkpoint: Path, config: Config) -> Stage:
         read = _weights(checkpoint, config, dtype).tensor
         return HiggsLM(V3Config.read(checkpoint), read, dtype, device, kernels)
 
-    return building.generate_stage(make_model, _codec_config(checkpoint), config)
+    codec = _codec_config(checkpoint)
+    return building.generate_stage(make_model, partial(building.vocoder_bytes, codec, config), config)
 
 
 def build_vocode(checkpoint: Path, config: Config) -> Stage:

@@ -88,7 +88,7 @@ class SpeechFields(BaseModel):
     model_id: Annotated[
         str | None, Field(description="The served model; any of ElevenLabs' own names means it, too.")
     ] = None
-    language_code: Annotated[str | None, Field(description="The language is heard from the text.")] = None
+    language_code: Annotated[str | None, Field(description="As `language` of `/v1/audio/speech`.")] = None
     voice_settings: Annotated[
         VoiceSettings | None, Field(description="`speed` (0.25 to 4) is followed, the others are ignored.")
     ] = None
@@ -105,6 +105,7 @@ def speech_body(voice: str, fields: SpeechFields, format: OutputFormat, *, strea
         model=None if model is None or model.startswith(_FOREIGN_MODELS) else model,
         speed=settings.speed,
         seed=fields.seed,
+        language=fields.language_code,
         response_format="pcm",
         sample_rate=format.sample_rate_hz,
         stream=streamed,

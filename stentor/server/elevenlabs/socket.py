@@ -115,6 +115,7 @@ class InputSocket(Conversation):
         fields = {
             "text": "-",
             "model_id": query.get("model_id"),
+            "language_code": query.get("language_code"),
             "voice_settings": event.get("voice_settings"),
         }
         names = tuple(SpeechFields.model_fields)

@@ -172,6 +172,7 @@ class Guest:
         body = SpeechBody(
             input="-",
             voice=_string(named.get("name")),
+            language=_string(named.get("language")),
             response_format="pcm",
             stream=True,
             sample_rate=24_000,

@@ -1,6 +1,7 @@
 """A model with fused kernels says what the reference says, in a tenth of a GPU's launches."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,16 @@ from stentor.layers.kernels import Kernels, rms_norm, silu_mul
 from stentor.layers.linear import Norm
 from stentor.layers.quantization import quantize, restore
 from stentor.layers.triton.tiles import Tile
+from stentor.models.qwen3_tts.checkpoint import open_weights
+from stentor.models.qwen3_tts.config import QwenConfig
+from stentor.models.qwen3_tts.lm import QwenLM
+from stentor.request import SamplingParams
 from tests.checkpoints import Recipe
 from tests.engine.harness import make_lm
 from tests.engine.oracle import greedy, random_prompt
 from tests.layers.triton.interpreted import DEVICE, assert_close
+from tests.models.qwen3_tts import test_lm as nested
+from tests.qwen3_checkpoints import make_qwen3_checkpoint
 
 fused = pytest.importorskip("stentor.layers.triton.fused")
 attention = pytest.importorskip("stentor.layers.triton.attention")
@@ -60,6 +67,31 @@ def prefill(made: ModelRunner) -> np.ndarray:
 def decode(made: ModelRunner) -> np.ndarray:
     made.decode(0, 2, 20)
     return made.land()()
+
+
+def test_a_nested_model_says_the_same_frames_with_fused_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter knows no graphs; a GPU captures the fused one's steps."""
+    monkeypatch.setattr("stentor.engine.prefill._PREFILL_STEP", 1)
+    config = QwenConfig.read(make_qwen3_checkpoint(tmp_path, "base", seed=3))
+    said = []
+    for kernels, backend in ((Kernels(), SdpaBackend()), (fused.FusedKernels(), attention.TritonBackend())):
+        weights = open_weights(tmp_path, config)
+        made = runner(
+            QwenLM(config, weights, torch.float32, torch.device(DEVICE), kernels), attention=backend
+        )
+        sequences = [nested.sequence(0, SamplingParams(0.9, 1.0, 20, seed, None, 1.05)) for seed in (3, 4)]
+        for slot, each in enumerate(sequences):
+            each.blocks, each.slot = list(range(1 + 5 * slot, 6 + 5 * slot)), slot
+        made.set_sampling(sequences)
+        made.prefill([Chunk(each, 0, len(each.prompt)) for each in sequences], 0)
+        records = [made.land()()]
+        made.decode(0, 2, 64)
+        records.append(made.land()())
+        said.append(np.stack(records))
+    assert np.array_equal(*said)
+    assert not np.array_equal(said[0][:, 0], said[0][:, 1])
 
 
 def test_prefill_and_steps_say_what_the_reference_says(monkeypatch: pytest.MonkeyPatch) -> None:

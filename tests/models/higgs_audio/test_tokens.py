@@ -1,6 +1,7 @@
 """Laws of the tokenizer's file: what is damaged is named, and what users may not write is only text."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,53 @@ def test_ids_beyond_the_embedding_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path, tokenizer_json(Recipe()))
     with pytest.raises(CheckpointError, match="beyond the text vocabulary of 300"):
         TextTokenizer(file, CONTROL_TAGS, 300)
+
+
+def write_apart(folder: Path) -> None:
+    """The same tokenizer as vocabulary, merges and settings, as Qwen's checkpoints have it."""
+    content = tokenizer_json(Recipe())
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in content["model"]["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    (folder / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+    added = {str(entry.pop("id")): entry for entry in content["added_tokens"]}
+    settings = {"added_tokens_decoder": added, "tokenizer_class": "Qwen2Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_a_vocabulary_with_its_merges_is_qwens_tokenizer(tmp_path: Path) -> None:
+    from transformers import Qwen2Tokenizer
+
+    write_apart(tmp_path)
+    theirs = Qwen2Tokenizer.from_pretrained(tmp_path)
+    file = TokenizerFile(tmp_path)
+    built = json.loads(Tokenizer.from_str(json.dumps(file.content)).to_str())
+    expected = json.loads(theirs.backend_tokenizer.to_str())
+    for part in ("normalizer", "pre_tokenizer"):
+        assert built[part] == expected[part]
+    for part in ("vocab", "merges"):
+        assert built["model"][part] == expected["model"][part]
+    assert file.ids == {name: theirs.convert_tokens_to_ids(name) for name in file.ids}
+    text = "The hen isn't<|tts|> 12 e\u0301 \u4f60\u597d\uff0c\U0001f600#version\r\n"
+    ours = TextTokenizer(file, list(file.ids), 10_000)
+    assert ours.encode(text) == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("merges.txt", None),
+        ("merges.txt", b"\xff"),
+        ("vocab.json", b"[]"),
+        ("tokenizer_config.json", None),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": 2}}'),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"one": {"content": "<|tts|>"}}}'),
+    ],
+)
+def test_a_damaged_part_is_refused_by_name(tmp_path: Path, name: str, content: bytes | None) -> None:
+    write_apart(tmp_path)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=re.escape(name)):
+        TokenizerFile(tmp_path)
 
 
 def drop_vocabulary(content: dict[str, Any]) -> None:

@@ -44,10 +44,16 @@ def test_a_higher_bit_rate_is_a_larger_file() -> None:
 
 def test_an_order_is_that_of_a_speech_request() -> None:
     fields = SpeechFields.model_validate(
-        {"text": "Hello.", "model_id": "eleven_v3", "seed": 5, "voice_settings": {"speed": 1.1}}
+        {
+            "text": "Hello.",
+            "model_id": "eleven_v3",
+            "seed": 5,
+            "language_code": "de",
+            "voice_settings": {"speed": 1.1},
+        }
     )
     made = order(fields, formats()["ulaw_8000"], streamed=True)
-    assert made.request.text == "Hello."
+    assert (made.request.text, made.request.language) == ("Hello.", "de")
     assert (made.seed, made.format, made.delivery) == (5, "mulaw", Delivery.RAW)
     assert (made.shape.speed, made.shape.sample_rate_hz) == (1.1, 8_000)
     assert made.warnings == ()

@@ -187,13 +187,14 @@ def test_an_error_of_one_context_ends_no_other(serve: Serve) -> None:
 
 def test_one_seed_speaks_all_contexts_of_a_connection(serve: Serve) -> None:
     running = serve(say(0.1))
-    with opened(running, "multi-stream-input") as socket:
+    with opened(running, "multi-stream-input", "output_format=pcm_24000&language_code=de") as socket:
         for name, settings in {"a": {}, "b": {"seed": None}, "c": {"seed": 7}}.items():
             tell(socket, text=SENTENCES[0], context_id=name, flush=True, **settings)
             tell(socket, context_id=name, close_context=True)
             until_final(socket, name)
     first, second, third = (request.sampling.seed for request in running.pipeline.requests)
     assert first == second != third == 7
+    assert {request.language for request in running.pipeline.requests} == {"de"}
 
 
 def test_a_voice_that_nobody_named_goes_on_from_context_to_context(serve: Serve) -> None:

@@ -124,7 +124,9 @@ def test_a_text_is_its_audio_between_start_and_stop(door: Door, pipeline: FakePi
             assert audio(events) == to_pcm16(tone(0.2))
 
     talk(door, run)
-    assert [request.text for request in pipeline.requests] == [TEXT] * 3
+    assert [(said.text, said.language) for said in pipeline.requests] == [
+        *((TEXT, None), (TEXT, None), (TEXT, "de"))
+    ]
 
 
 def test_a_text_in_portions_is_spoken_while_it_is_written(door: Door, pipeline: FakePipeline) -> None:
