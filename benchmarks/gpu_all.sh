@@ -92,6 +92,8 @@ script() {
 piece doctor 60 "$PYTHON" -m stentor doctor ${DRY_RUN:+--help}
 # Right? What is captured is what runs plainly; then what no interpreter shows: races of the split sums.
 checks engine-tests 150 tests/engine/test_gpu.py tests/models/higgs_audio_codec/test_gpu.py
+# Never run yet: a nested model, its decoder.
+checks nested-tests 90 tests/layers/triton/test_fused.py tests/models/qwen3_codec/test_vocoder.py -k "nested or gpu"
 checks order-tests 90 tests/layers/triton/test_products.py tests/layers/triton/test_sampling.py tests/layers/triton/test_arrivals.py
 # How fast? The tiles that are found are used by what comes behind them; of float8 none are known for a lone row.
 script tiles-fp8 90 tile_sweep.py --quantization fp8 --rows 1 --seconds 25 --jobs 12 --write
