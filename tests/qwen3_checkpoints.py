@@ -34,7 +34,7 @@ SPEAKER = {
     "enc_se_channels": 4,
 }
 _TALKER = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "rope_theta": 1_000_000.0}
-_PREDICTOR = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "rope_theta": 1_000_000.0}
+_PREDICTOR = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "rope_theta": 1_000_000.0}
 _BOTH = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-6}
 
 

@@ -129,5 +129,5 @@ def test_random_weights_of_the_right_shapes_speak(tmp_path: Path) -> None:
     config = QwenConfig.read(make_qwen3_checkpoint(tmp_path))
     weights = DummyWeights(lm_shapes(config), torch.float32, CPU)
     model = QwenLM(config, weights, torch.float32, CPU)
-    assert len(Rig(model).run([sequence(0, SamplingParams(0.0, 1.0, 0, 0, None))])["s0"].rows) > 8
+    assert len(Rig(model).run([sequence(0, SamplingParams(0.0, 1.0, 0, 0, None))])["s0"].rows) > 2
     assert model.shape.voice_size == 0
