@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from stentor.errors import CheckpointError
+from stentor.models.higgs_audio.shapes import backbone_shapes
 from stentor.models.higgs_audio_codec.config import FILE_NAME as CODEC_FILE
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.inventory import expected_shapes
@@ -25,11 +26,8 @@ def lm_shapes(config: V3Config) -> tuple[dict[str, Shape], dict[str, Shape]]:
     wanted: dict[str, Shape] = {
         "tied.embedding.text_embedding.weight": (config.text_vocab_size, config.hidden_size),
         "tied.embedding.modality_embeddings.0.embedding.weight": fused,
-        "body.norm.weight": (config.hidden_size,),
+        **backbone_shapes(config, "body."),
     }
-    for layer in range(config.num_layers):
-        for name, shape in _block_shapes(config).items():
-            wanted[f"body.layers.{layer}.{name}.weight"] = shape
     optional: dict[str, Shape] = {_TEXT_HEAD: (config.text_vocab_size, config.hidden_size)}
     (optional if config.tied_heads else wanted)[_AUDIO_HEAD] = fused
     return wanted, optional
@@ -90,21 +88,3 @@ def read_codec_config(folder: Path, config: V3Config) -> CodecConfig:
             "they are not of one checkpoint"
         )
     return codec
-
-
-def _block_shapes(config: V3Config) -> dict[str, Shape]:
-    hidden, head_dim, inner = config.hidden_size, config.head_dim, config.intermediate_size
-    query, key = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    return {
-        "input_layernorm": (hidden,),
-        "self_attn.q_proj": (query, hidden),
-        "self_attn.k_proj": (key, hidden),
-        "self_attn.v_proj": (key, hidden),
-        "self_attn.o_proj": (hidden, query),
-        "self_attn.q_norm": (head_dim,),
-        "self_attn.k_norm": (head_dim,),
-        "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }

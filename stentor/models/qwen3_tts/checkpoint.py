@@ -4,9 +4,10 @@ from pathlib import Path
 
 from stentor.errors import CheckpointError
 from stentor.models.fields import Fields
+from stentor.models.higgs_audio.shapes import backbone_shapes
 from stentor.models.qwen3_codec.config import FOLDER, QwenCodecConfig
 from stentor.models.qwen3_codec.speaker_config import SpeakerConfig
-from stentor.models.qwen3_tts.config import BASE, QwenConfig, Transformer
+from stentor.models.qwen3_tts.config import BASE, QwenConfig
 from stentor.models.weights import Checkpoint, Shape, Shapes, check_shapes, open_checkpoint
 
 SPEAKER_PREFIX = "speaker_encoder."
@@ -76,8 +77,8 @@ def lm_shapes(config: QwenConfig) -> dict[str, Shape]:
         "talker.text_projection.linear_fc1.bias": (text,),
         "talker.text_projection.linear_fc2.weight": (size, text),
         "talker.text_projection.linear_fc2.bias": (size,),
-        **_backbone("talker.model.", config.talker),
-        **_backbone(f"{place}model.", config.predictor),
+        **backbone_shapes(config.talker, "talker.model."),
+        **backbone_shapes(config.predictor, f"{place}model."),
     }
     if inner != size:
         shapes[f"{place}small_to_mtp_projection.weight"] = (inner, size)
@@ -86,27 +87,3 @@ def lm_shapes(config: QwenConfig) -> dict[str, Shape]:
         shapes[f"{place}model.codec_embedding.{number}.weight"] = (codes, size)
         shapes[f"{place}lm_head.{number}.weight"] = (codes, inner)
     return shapes
-
-
-def _backbone(place: str, shape: Transformer) -> dict[str, Shape]:
-    hidden, inner, head = shape.hidden_size, shape.intermediate_size, shape.head_dim
-    query, key = shape.num_heads * head, shape.num_kv_heads * head
-    block: dict[str, Shape] = {
-        "self_attn.q_proj": (query, hidden),
-        "self_attn.k_proj": (key, hidden),
-        "self_attn.v_proj": (key, hidden),
-        "self_attn.o_proj": (hidden, query),
-        "self_attn.q_norm": (head,),
-        "self_attn.k_norm": (head,),
-        "input_layernorm": (hidden,),
-        "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    shapes = {
-        f"{place}layers.{layer}.{name}.weight": size
-        for layer in range(shape.num_layers)
-        for name, size in block.items()
-    }
-    return shapes | {f"{place}norm.weight": (hidden,)}
