@@ -107,8 +107,8 @@ class SpeechBody(Strict):
         bool | None, Field(description="A hint of other models; the text is always read as a whole.")
     ] = None
     task_type: Annotated[
-        Literal["Base", "CustomVoice"] | None,
-        Field(description="A hint of other models: the voice is what `voice` or the reference says."),
+        Literal["Base", "CustomVoice", "VoiceDesign"] | None,
+        Field(description="A hint: what a model is for it says itself, and others design no voices."),
     ] = None
     language: Annotated[
         str | None, Field(description="The text's: a name, a code or a tag; some models hear it in the text.")

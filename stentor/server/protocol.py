@@ -99,6 +99,12 @@ class Reader:
         """
         self.check_model(body.model)
         self._check_length(body.input, "the text", "send it in parts", "input")
+        if body.task_type == "VoiceDesign" and (self._info.clones or self._info.speakers):
+            raise RequestError(
+                "task_type is VoiceDesign, which is not for this model: name a voice, or send references",
+                param="task_type",
+                code="not_for_this_model",
+            )
         reference = read_reference(body)
         if reference is not None and reference.text is not None:
             what, advice = "the reference's text", "a shorter reference will do"

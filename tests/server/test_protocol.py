@@ -229,6 +229,15 @@ def test_the_default_format_is_the_settings() -> None:
         assert pcm.read(body, "id-1").delivery is Delivery.RAW
 
 
+def test_only_a_model_that_is_for_it_designs_voices() -> None:
+    designs = structs.replace(INFO, clones=False, reads_instructions=True)
+    assert read(designs, task_type="VoiceDesign", instructions="An old man.").request.instructions
+    for other in (INFO, structs.replace(designs, speakers=("vivian",))):
+        with pytest.raises(RequestError, match="VoiceDesign, which is not for this model") as refused:
+            read(other, task_type="VoiceDesign")
+        assert (refused.value.param, refused.value.code) == ("task_type", "not_for_this_model")
+
+
 def test_instructions_become_tags_where_they_parse_and_are_never_ignored_in_silence() -> None:
     told = ModelInfo(
         **{
