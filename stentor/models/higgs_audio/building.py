@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from stentor.audio.fetch import ReferenceReader
 from stentor.config import Config
 from stentor.models import registry
+from stentor.models.base import SpeechModel
 from stentor.models.higgs_audio.limits import CodecShape, Limits
 from stentor.models.higgs_audio_codec.config import CodecConfig
 from stentor.models.higgs_audio_codec.inventory import expected_shapes
+from stentor.models.weights import Checkpoint
 from stentor.request import SamplingParams
 from stentor.stages.base import Stage, StageSpec
 from stentor.stages.preprocess import Preprocessor, PreprocessStage
@@ -26,11 +28,17 @@ if TYPE_CHECKING:
     MakeModel = Callable[[torch.dtype, torch.device, Kernels], SpeechLM]
 
 
-def chain(builders: "dict[str, Callable[..., Stage]]", checkpoint: Path, config: Config) -> list[StageSpec]:
-    """The four stages by name, each with its build function, in the processes that suit them.
+def chain(
+    model: SpeechModel, builders: "dict[str, Callable[..., Stage]]", checkpoint: Path, config: Config
+) -> list[StageSpec]:
+    """The four stages by name, each with its build function, in the processes that suit them; nothing is
+    loaded yet, but all that will be has been checked.
 
     That of preprocess is given a `recogniser` beside checkpoint and configuration, or None.
     """
+    model.describe(checkpoint)
+    if config.model.load_format != "dummy":
+        model.check(checkpoint)
     sound = "engine" if _shares_process(config) else "vocoder"
     groups = {"preprocess": "frontend", "encode": "frontend", "generate": "engine", "vocode": sound}
     options: dict[str, dict[str, Any]] = {
@@ -38,6 +46,12 @@ def chain(builders: "dict[str, Callable[..., Stage]]", checkpoint: Path, config:
     }
     options["preprocess"]["recogniser"] = registry.recogniser_for(config)
     return [StageSpec(name, builders[name], options[name], group) for name, group in groups.items()]
+
+
+def counted(*opened: Checkpoint) -> str:
+    """What was found in a checkpoint's files, as `SpeechModel.check` tells it."""
+    shapes = [shape for weights in opened for shape in weights.shapes.values()]
+    return f"{len(shapes)} tensors, {sum(map(math.prod, shapes)) / 1e6:,.1f} million numbers"
 
 
 def preprocess_stage(

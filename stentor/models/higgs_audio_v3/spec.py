@@ -3,7 +3,6 @@
 The build functions run inside the workers; what they import loads torch, so nothing here does it earlier.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,24 +62,19 @@ class HiggsAudioV3:
         )
 
     def stages(self, checkpoint: Path, config: Config) -> list[StageSpec]:
-        """See `SpeechModel.stages`; nothing is loaded yet, but all that will be has been checked."""
-        self.describe(checkpoint)
-        if config.model.load_format != "dummy":
-            self.check(checkpoint)
+        """See `SpeechModel.stages`."""
         builders: dict[str, Callable[..., Stage]] = {
             "preprocess": build_preprocess,
             "encode": build_encode,
             "generate": build_generate,
             "vocode": build_vocode,
         }
-        return building.chain(builders, checkpoint, config)
+        return building.chain(self, builders, checkpoint, config)
 
     def check(self, checkpoint: Path) -> str:
         """See `SpeechModel.check`."""
         config = V3Config.read(checkpoint)
-        weights = open_weights(checkpoint, config, read_codec_config(checkpoint, config))
-        numbers = sum(math.prod(shape) for shape in weights.shapes.values())
-        return f"{len(weights.shapes)} tensors, {numbers / 1e6:,.1f} million numbers"
+        return building.counted(open_weights(checkpoint, config, read_codec_config(checkpoint, config)))
 
     def plain_loop(self, checkpoint: Path, config: Config) -> Callable[[Prompt], int]:
         """See `SpeechModel.plain_loop`."""

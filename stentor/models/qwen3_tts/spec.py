@@ -3,7 +3,6 @@
 The build functions run inside the workers; what they import loads torch, so nothing here does it earlier.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -67,24 +66,20 @@ class QwenTTS:
         )
 
     def stages(self, checkpoint: Path, config: Config) -> list[StageSpec]:
-        """See `SpeechModel.stages`; nothing is loaded yet, but all that will be has been checked."""
-        self.describe(checkpoint)
-        if config.model.load_format != "dummy":
-            self.check(checkpoint)
+        """See `SpeechModel.stages`."""
         builders: dict[str, Callable[..., Stage]] = {
             "preprocess": build_preprocess,
             "encode": build_encode,
             "generate": build_generate,
             "vocode": build_vocode,
         }
-        return building.chain(builders, checkpoint, config)
+        return building.chain(self, builders, checkpoint, config)
 
     def check(self, checkpoint: Path) -> str:
         """See `SpeechModel.check`; the codec is part of it."""
         config = QwenConfig.read(checkpoint)
         opened = open_weights(checkpoint, config), open_codec(checkpoint, read_codec(checkpoint, config))
-        shapes = [shape for weights in opened for shape in weights.shapes.values()]
-        return f"{len(shapes)} tensors, {sum(map(math.prod, shapes)) / 1e6:,.1f} million numbers"
+        return building.counted(*opened)
 
     def plain_loop(self, checkpoint: Path, config: Config) -> Callable[[Prompt], int] | None:
         """See `SpeechModel.plain_loop`; there is none yet."""
