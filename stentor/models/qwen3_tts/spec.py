@@ -23,7 +23,7 @@ from stentor.models.qwen3_tts.checkpoint import (
     read_codec,
     read_speaker,
 )
-from stentor.models.qwen3_tts.config import BASE, SAMPLING, QwenConfig
+from stentor.models.qwen3_tts.config import BASE, CUSTOM_VOICE, SAMPLING, QwenConfig
 from stentor.models.qwen3_tts.preprocessor import FrameLimits, QwenPreprocessor, QwenTokenizer, check_tokens
 from stentor.models.weights import Weights
 from stentor.request import ModelInfo, Prompt
@@ -59,8 +59,7 @@ class QwenTTS:
             sampling=read_sampling_defaults(checkpoint, SAMPLING),
             codec=codec_identity(checkpoint),
             reads_instructions=config.reads_instructions,
-            # A voice that was heard cannot be kept by a reference where there are none.
-            steady_voice=config.kind != BASE,
+            steady_voice=config.kind == CUSTOM_VOICE,
             speakers=tuple(config.speakers) if config.kind != BASE else (),
             clones=config.kind == BASE,
         )

@@ -45,6 +45,7 @@ def test_a_checkpoint_is_described_without_its_weights(tmp_path: Path, kind: str
     assert info.sampling == SamplingParams(0.9, 1.0, 50, None, 2048, 1.05)
     assert info.speakers == (("vivian", "eric") if kind == "custom_voice" else ())
     assert info.clones == (kind == "base")
+    assert info.steady_voice == (kind == "custom_voice")
     assert info.reads_instructions == (kind != "base")
     assert info.codec
 
